@@ -52,6 +52,7 @@ def lint(session: nox.Session) -> None:
     run_python(session, "-m", "ruff", "check", ".")
     run_python(session, "-m", "ruff", "format", "--check", ".")
     run_python(session, "-m", "mypy")
+    # import-linter has no `python -m`; its script is not on the path of an environment that is not activated.
     run_python(session, "-c", "from importlinter.cli import lint_imports_command as run; run()")
 
 
@@ -76,27 +77,24 @@ def run_python(session: nox.Session, *args: str) -> None:
 
 def ensure_venv(session: nox.Session) -> None:
     """Make or refresh `.venv`; does nothing when the stamp says that its inputs are unchanged."""
-    uv = working_uv()
     wanted = inputs_hash()
     if PYTHON.exists() and STAMP.exists() and STAMP.read_text(encoding="utf-8") == wanted:
         return
-    if not uv and sys.version_info < MIN_PYTHON:
-        session.error(
-            f"Python {'.'.join(map(str, MIN_PYTHON))} or newer is needed; this nox runs on {sys.version.split()[0]}."
-            " Install nox with a newer Python, or install uv, which finds one by itself."
-        )
     session.chdir(ROOT)
-    session.log("installing into .venv (once; several GB, most of them PyTorch)")
+    session.log("installing into .venv (several GB, most of them PyTorch; only when its inputs change)")
     project = ["--constraint", "constraints.txt", "--group", "dev", "--editable", "."]
-    if uv:
+    if uv := working_uv():
         if not PYTHON.exists():
-            python = (
-                sys.executable if sys.version_info >= MIN_PYTHON else f">={MIN_PYTHON[0]}.{MIN_PYTHON[1]}"
-            )
+            python = sys.executable if sys.version_info >= MIN_PYTHON else f">={minimum()}"
             session.run(uv, "venv", "--clear", "--python", python, str(VENV), external=True)
-        # Bytecode now, not inside the first measurement: a fresh `import diffusers` costs twice as much without.
+        # Bytecode now, not inside the first measurement: a fresh `import diffusers` is twice as slow without.
         install = [uv, "pip", "install", "--python", str(PYTHON), "--compile-bytecode"]
     else:
+        if sys.version_info < MIN_PYTHON:
+            session.error(
+                f"Python {minimum()} or newer is needed, and this nox runs on {sys.version.split()[0]}:"
+                " install nox with a newer Python, or install uv, which finds one by itself."
+            )
         if not PYTHON.exists():
             session.run(sys.executable, "-m", "venv", "--clear", str(VENV), external=True)
         # The pip that comes with an older Python does not know dependency groups.
@@ -104,6 +102,10 @@ def ensure_venv(session: nox.Session) -> None:
         install = [str(PYTHON), "-m", "pip", "install"]
     session.run(*install, *project, external=True)
     STAMP.write_text(wanted, encoding="utf-8")
+
+
+def minimum() -> str:
+    return ".".join(map(str, MIN_PYTHON))
 
 
 def working_uv() -> str | None:
