@@ -1,0 +1,1 @@
+"""Training and evaluation data: the procedural lab world, whose truth is known exactly."""
