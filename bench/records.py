@@ -44,11 +44,11 @@ class Frozen(BaseModel):
 
 
 class Timing(Frozen):
-    """Seconds of one stage. `low` and `high` bound the median at 95 % (bootstrap); `samples` keeps all."""
+    """Seconds of one stage. `low` and `high` bound the median at 95 % (None below 3 samples)."""
 
     median: float = Field(gt=0)
-    low: float = Field(ge=0)
-    high: float = Field(gt=0)
+    low: float | None = Field(None, gt=0)
+    high: float | None = Field(None, gt=0)
     n: int = Field(gt=0)
     samples: tuple[float, ...] = ()
 
@@ -74,11 +74,15 @@ class Memory(Frozen):
 
 
 class Score(Frozen):
-    """One number of one metric over a cell, with its 95 % interval. `floor` is what truth scores against truth."""
+    """One number of one metric over a cell, with its 95 % interval.
 
-    value: FiniteFloat
-    low: FiniteFloat | None
-    high: FiniteFloat | None
+    `value` is None where the metric is not defined for these clips, and then `note` says why. `floor` is what
+    truth scores against truth, already subtracted. `better` = "target" means: nearer to `target` is better.
+    """
+
+    value: FiniteFloat | None
+    low: FiniteFloat | None = None
+    high: FiniteFloat | None = None
     n: int = Field(gt=0)
     protocol: str = Field(min_length=1, description="scores with different protocols are not comparable")
     better: Literal["higher", "lower", "target"]
@@ -86,6 +90,14 @@ class Score(Frozen):
     floor: FiniteFloat | None = None
     unit: str = ""
     note: str = ""
+
+    @model_validator(mode="after")
+    def _missing_needs_a_reason(self) -> Self:
+        if self.value is None and not self.note:
+            raise ValueError("a score without a value needs a note that says why")
+        if (self.better == "target") != (self.target is not None):
+            raise ValueError("`target` goes with better='target', and only with it")
+        return self
 
 
 class Clip(Frozen):
@@ -113,7 +125,7 @@ class Prompts(Frozen):
 
 
 class Record(Frozen):
-    """One line of records.jsonl. A failed cell is a row too: `outcome`, `message` and `stage_reached` say why."""
+    """One line of records.jsonl. A failed cell is a row too: `outcome`, `message`, `stage_reached` tell."""
 
     schema_version: Literal[1] = 1
     kind: Kind = "cell"
@@ -133,11 +145,10 @@ class Record(Frozen):
     stage_reached: str | None = None
     cold_start: ColdStart = ColdStart()
     stages: dict[str, Timing] = Field(
-        default_factory=dict, description=f"per batch of clips; {END_TO_END!r} is one"
+        default_factory=dict, description="per batch of clips; one is END_TO_END"
     )
-    real_time_factor: Timing | None = Field(
-        None, description="wall seconds / video seconds, end to end, warm"
-    )
+    real_time_factor: Timing | None = Field(None, description="wall / video seconds, end to end, warm")
+    empty_region_seconds: float | None = Field(None, description="what timing itself costs a stage")
     memory: Memory | None = None
     energy_joules: float | None = Field(None, gt=0, description="per batch of clips")
     scores: dict[str, Score] = Field(default_factory=dict)
@@ -248,7 +259,7 @@ def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -299,8 +310,8 @@ class Store:
             return Record.model_validate_json(line)
         except (ValueError, AttributeError) as error:
             raise RecordError(
-                f"{self.path}:{number} is no record: {error}. Only the last line can be torn by a kill, so the "
-                "file was edited or its disk is damaged: restore it, or delete that line and use --resume"
+                f"{self.path}:{number} is no record: {error}. Only the last line can be torn by a kill, so "
+                "the file was edited or its disk is damaged: restore it, or delete the line and use --resume"
             ) from error
 
 
@@ -310,7 +321,7 @@ def latest(records: Iterable[Record]) -> dict[str, Record]:
 
 
 def write_samples(run: Path, cell: str, rows: Sequence[Mapping[str, Any]]) -> Sidecar:
-    """Writes samples/CELL.jsonl. Every row has `index`, `prompt`, `seed`; a missing score is null, never NaN."""
+    """Writes samples/CELL.jsonl. Every row has `index`, `prompt`, `seed`; a missing score is null."""
     text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     path = run / "samples" / f"{cell}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -332,4 +343,4 @@ def read_samples(run: Path, record: Record) -> Iterator[dict[str, Any]]:
         raise RecordError(
             f"{path} is not what its record names (sha256 differs): run the cell again with --resume"
         )
-    yield from map(json.loads, content.decode().splitlines())
+    yield from map(json.loads, content.splitlines())
