@@ -1,0 +1,465 @@
+"""The video transformer: dual-stream blocks, then single-stream blocks, over video and text tokens.
+
+The architecture is HunyuanVideo's (arXiv 2412.03603), which the Magic 1-For-1 paper (arXiv 2502.07701) starts
+from; `from_hunyuan` converts weights both ways. It can also share one modulation network among all blocks of a
+kind, and be told that a clip continues an earlier one.
+
+Axes in comments: B batch, N video tokens, L text tokens, S = N + L, H heads, D head width, C = H * D.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.attention import AttentionMixin, AttentionModuleMixin
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.embeddings import (
+    CombinedTimestepGuidanceTextProjEmbeddings,
+    CombinedTimestepTextProjEmbeddings,
+    get_1d_rotary_pos_embed,
+)
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import BaseOutput, apply_lora_scale
+from torch import Tensor
+
+from magic141.errors import InputError
+
+NORM_EPS = 1e-6
+
+
+@dataclass
+class Magic141TransformerOutput(BaseOutput):
+    """`sample` (B, out_channels, T, H, W), the predicted velocity; `features`, one (B, N, C) per feature layer."""
+
+    sample: Tensor
+    features: tuple[Tensor, ...] = ()
+
+
+class AttentionProcessor:
+    """Where diffusers plugs in `set_attention_backend` and context parallelism."""
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __call__(self, attn: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        if self._attention_backend is None and q.device.type == "cpu" and torch.is_grad_enabled() and mask is None:
+            return _explicit_attention(q, k, v)
+        return dispatch_attention_fn(
+            q, k, v, attn_mask=mask, backend=self._attention_backend, parallel_config=self._parallel_config
+        )
+
+
+def _explicit_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Plain softmax attention: on a CPU the fused kernel's backward pass is three times slower than this."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    return (scores.softmax(-1) @ v).transpose(1, 2)
+
+
+class Attention(nn.Module, AttentionModuleMixin):
+    """Softmax attention over (B, S, H, D) queries, keys and values, without weights of its own."""
+
+    _default_processor_cls = AttentionProcessor
+    _available_processors = [AttentionProcessor]
+    _supports_qkv_fusion = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set_processor(AttentionProcessor())
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.processor(self, q, k, v, mask).flatten(2)
+
+
+class QKNorm(nn.Module):
+    """RMS norm of queries and keys over the head width, then rotation of the first `len(rope)` tokens.
+
+    `weight` (2, D): row 0 for queries, row 1 for keys.
+    """
+
+    def __init__(self, head_dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2, head_dim))
+
+    def forward(self, qk: Tensor, rope: Tensor) -> Tensor:
+        """qk (B, S, 2, H, D), rope (<= S, D/2, 2) -> the same shape as qk."""
+        # Like the reference: statistics and rotation in float32 in every dtype, the rest at least in float32.
+        wide = qk.to(torch.promote_types(qk.dtype, torch.float32))
+        rstd = torch.rsqrt(wide.float().pow(2).mean(-1, keepdim=True) + NORM_EPS)
+        wide = wide * rstd * self.weight[:, None]
+        tokens = rope.shape[0]
+        rotated = rotate(wide[:, :tokens], rope)
+        if tokens == wide.shape[1]:
+            return rotated.to(qk.dtype)
+        return torch.cat([rotated.to(qk.dtype), wide[:, tokens:].to(qk.dtype)], dim=1)
+
+
+def rotate(x: Tensor, rope: Tensor) -> Tensor:
+    """Rotate pairs of channels of x (B, N, 2, H, D) by the angles of rope (N, D/2, 2): RoPE, arXiv 2104.09864."""
+    turned = torch.view_as_complex(x.float().unflatten(-1, (-1, 2))) * torch.view_as_complex(rope)[:, None, None]
+    return torch.view_as_real(turned).flatten(-2)
+
+
+@lru_cache(maxsize=16)
+def rope_table(grid: tuple[int, int, int], axes_dim: tuple[int, ...], theta: float, device: torch.device) -> Tensor:
+    """Cosine and sine of every token's angles: (N, D/2, 2) float32, N = the product of grid (time, height, width)."""
+    with torch.inference_mode(False), torch.no_grad():  # cached: also what training uses after a sampling run
+        axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float32, device=device) for n in grid), indexing="ij")
+        tables = [
+            get_1d_rotary_pos_embed(dim, axis.reshape(-1), theta, use_real=True)
+            for dim, axis in zip(axes_dim, axes, strict=True)
+        ]
+        cos, sin = (torch.cat([table[i][:, ::2] for table in tables], dim=1) for i in range(2))
+        return torch.stack([cos, sin], dim=-1).contiguous()
+
+
+class Modulation(nn.Linear):
+    """`count` modulation vectors from the conditioning vector, zero at first (adaLN-Zero, arXiv 2212.09748)."""
+
+    def __init__(self, dim: int, count: int) -> None:
+        super().__init__(dim, count * dim)
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Layer norm without weights, then `(1 + scale) x + shift`."""
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=NORM_EPS), 1 + scale)
+
+
+class ModulatedBlock(nn.Module):
+    """What both kinds of block share: where their modulation vectors come from."""
+
+    def __init__(self, dim: int, count: int, shared_modulation: bool) -> None:
+        super().__init__()
+        self.count = count
+        if shared_modulation:
+            self.modulation_offset = nn.Parameter(torch.zeros(count * dim))
+        else:
+            self.modulation = Modulation(dim, count)
+
+    def modulations(self, vec: Tensor) -> Sequence[Tensor]:
+        """vec: this block's conditioning (B, C), or the output (B, count * C) of the shared network."""
+        mod = vec + self.modulation_offset if hasattr(self, "modulation_offset") else self.modulation(vec)
+        return mod.unsqueeze(1).chunk(self.count, dim=-1)
+
+
+class Stream(nn.Module):
+    """The weights that one modality (video or text) has of its own in a dual-stream block."""
+
+    def __init__(self, dim: int, heads: int, mlp_dim: int, activation_fn: str) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_qkv = nn.Linear(dim, 3 * dim)
+        self.norm_qk = QKNorm(dim // heads)
+        self.to_out = nn.Linear(dim, dim)
+        self.mlp_in = nn.Linear(dim, mlp_dim)
+        self.act = activation(activation_fn)
+        self.mlp_out = nn.Linear(mlp_dim, dim)
+
+    def qkv(self, x: Tensor, shift: Tensor, scale: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S, C) -> normed and rotated queries and keys (B, S, 2, H, D), values (B, S, H, D)."""
+        qkv = self.to_qkv(modulate(x, shift, scale)).unflatten(-1, (3, self.heads, -1))
+        return self.norm_qk(qkv[:, :, :2], rope), qkv[:, :, 2]
+
+    def close(self, x: Tensor, attn: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, mlp_gate: Tensor) -> Tensor:
+        """Add the attention's output and the MLP's to the residual stream x."""
+        x = torch.addcmul(x, gate, self.to_out(attn))
+        return torch.addcmul(x, mlp_gate, self.mlp_out(self.act(self.mlp_in(modulate(x, shift, scale)))))
+
+
+class DualStreamBlock(ModulatedBlock):
+    """Video and text have their own weights and meet in one attention."""
+
+    def __init__(self, dim: int, heads: int, mlp_dim: int, activation_fn: str, shared_modulation: bool) -> None:
+        super().__init__(dim, 12, shared_modulation)
+        self.video = Stream(dim, heads, mlp_dim, activation_fn)
+        self.text = Stream(dim, heads, mlp_dim, activation_fn)
+        self.attn = Attention()
+
+    def forward(
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor, vec: Tensor, rope: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        mods = self.modulations(vec)
+        video, text = mods[:6], mods[6:]
+        qk, v = self.video.qkv(hidden_states, video[0], video[1], rope)
+        text_qk, text_v = self.text.qkv(encoder_hidden_states, text[0], text[1], rope[:0])
+        q, k = torch.cat([qk, text_qk], dim=1).unbind(2)
+        attn = self.attn(q, k, torch.cat([v, text_v], dim=1), mask)
+        tokens = hidden_states.shape[1]
+        hidden_states = self.video.close(hidden_states, attn[:, :tokens], *video[2:])
+        encoder_hidden_states = self.text.close(encoder_hidden_states, attn[:, tokens:], *text[2:])
+        return hidden_states, encoder_hidden_states
+
+
+class SingleStreamBlock(ModulatedBlock):
+    """Attention and MLP side by side over the joint sequence [video, text]."""
+
+    def __init__(self, dim: int, heads: int, mlp_dim: int, activation_fn: str, shared_modulation: bool) -> None:
+        super().__init__(dim, 3, shared_modulation)
+        self.heads = heads
+        self.to_qkv = nn.Linear(dim, 3 * dim)
+        self.norm_qk = QKNorm(dim // heads)
+        self.mlp_in = nn.Linear(dim, mlp_dim)
+        self.act = activation(activation_fn)
+        self.to_out = nn.Linear(dim + mlp_dim, dim)
+        self.attn = Attention()
+
+    def forward(self, hidden_states: Tensor, vec: Tensor, rope: Tensor, mask: Tensor | None) -> Tensor:
+        shift, scale, gate = self.modulations(vec)
+        x = modulate(hidden_states, shift, scale)
+        qkv = self.to_qkv(x).unflatten(-1, (3, self.heads, -1))
+        q, k = self.norm_qk(qkv[:, :, :2], rope).unbind(2)
+        attn = self.attn(q, k, qkv[:, :, 2], mask)
+        return torch.addcmul(hidden_states, gate, self.to_out(torch.cat([attn, self.act(self.mlp_in(x))], dim=-1)))
+
+
+class RefinerBlock(nn.Module):
+    """Self-attention and MLP over text tokens, gated by the refiner's own conditioning vector."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.to_qkv = nn.Linear(dim, 3 * dim)
+        self.to_out = nn.Linear(dim, dim)
+        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.mlp_in = nn.Linear(dim, 4 * dim)
+        self.mlp_out = nn.Linear(4 * dim, dim)
+        self.modulation = Modulation(dim, 2)
+        self.attn = Attention()
+
+    def forward(self, x: Tensor, vec: Tensor, mask: Tensor | None) -> Tensor:
+        gate, mlp_gate = self.modulation(vec).unsqueeze(1).chunk(2, dim=-1)
+        q, k, v = self.to_qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        x = torch.addcmul(x, gate, self.to_out(self.attn(q, k, v, mask)))
+        return torch.addcmul(x, mlp_gate, self.mlp_out(F.silu(self.mlp_in(self.norm2(x)))))
+
+
+class TokenRefiner(nn.Module):
+    """Text tokens (B, L, text width) -> (B, L, C), modulated by time and the mean token."""
+
+    def __init__(self, text_dim: int, dim: int, heads: int, num_layers: int) -> None:
+        super().__init__()
+        self.time_text_embed = CombinedTimestepTextProjEmbeddings(dim, text_dim)
+        self.proj_in = nn.Linear(text_dim, dim)
+        self.blocks = nn.ModuleList(RefinerBlock(dim, heads) for _ in range(num_layers))
+
+    def forward(self, text: Tensor, timestep: Tensor, mask: Tensor | None) -> Tensor:
+        attention_mask = None
+        if mask is None:
+            mean = text.mean(dim=1)
+        else:
+            valid = mask.unsqueeze(-1).float()
+            mean = ((text * valid).sum(dim=1) / valid.sum(dim=1).clamp(min=1)).to(text.dtype)
+            attention_mask = mask[:, None, None, :] & mask[:, None, :, None]
+            attention_mask[..., 0] = True  # so that no row is empty: padding attends to the first token
+        vec = F.silu(self.time_text_embed(timestep, mean))
+        x = self.proj_in(text)
+        for block in self.blocks:
+            x = block(x, vec, attention_mask)
+        return x
+
+
+def activation(name: str) -> nn.Module:
+    """The MLP's activation by its diffusers name."""
+    known = {"gelu": nn.GELU(), "gelu-approximate": nn.GELU(approximate="tanh")}
+    if name not in known:
+        raise InputError(f"activation_fn={name!r} is unknown; use one of {', '.join(known)}")
+    return known[name]
+
+
+class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
+    """Predicts the velocity `v = eps - x0` of latents at time t (see `magic141.presets.TransformerConfig`).
+
+    Args not found in diffusers' `HunyuanVideoTransformer3DModel`:
+        activation_fn: of the MLPs, "gelu-approximate" (as there) or "gelu".
+        shared_modulation: one modulation network for all blocks of a kind, plus a learned offset a block.
+        continuation_embed: learn a vector each for clips that start a video and clips that continue one.
+
+    Raises:
+        InputError: a setting that contradicts another, or that this model does not have.
+    """
+
+    _supports_gradient_checkpointing = True
+    _skip_layerwise_casting_patterns = ["x_embedder", "context_embedder", "norm"]
+    _no_split_modules = ["DualStreamBlock", "SingleStreamBlock", "TokenRefiner"]
+    _repeated_blocks = ["DualStreamBlock", "SingleStreamBlock"]
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 16,
+        out_channels: int = 16,
+        num_attention_heads: int = 24,
+        attention_head_dim: int = 128,
+        num_layers: int = 20,
+        num_single_layers: int = 40,
+        num_refiner_layers: int = 2,
+        mlp_ratio: float = 4.0,
+        activation_fn: str = "gelu-approximate",
+        patch_size: int = 2,
+        patch_size_t: int = 1,
+        guidance_embeds: bool = False,
+        text_embed_dim: int = 4096,
+        pooled_projection_dim: int = 768,
+        rope_theta: float = 256.0,
+        rope_axes_dim: tuple[int, ...] = (16, 56, 56),
+        image_condition_type: str | None = None,
+        shared_modulation: bool = False,
+        continuation_embed: bool = False,
+    ) -> None:
+        super().__init__()
+        if sum(rope_axes_dim) != attention_head_dim or len(rope_axes_dim) != 3:
+            raise InputError(f"rope_axes_dim={rope_axes_dim} must be 3 numbers that sum to {attention_head_dim=}")
+        if image_condition_type not in (None, "latent_concat"):
+            raise InputError(f"{image_condition_type=} is unknown; use None or 'latent_concat'")
+
+        dim = num_attention_heads * attention_head_dim
+        patch = patch_size_t * patch_size**2
+        block = (dim, num_attention_heads, int(dim * mlp_ratio), activation_fn, shared_modulation)
+        embed = CombinedTimestepGuidanceTextProjEmbeddings if guidance_embeds else CombinedTimestepTextProjEmbeddings
+
+        self.x_embedder = nn.Linear(in_channels * patch, dim)
+        self.context_embedder = TokenRefiner(text_embed_dim, dim, num_attention_heads, num_refiner_layers)
+        self.time_text_embed = embed(dim, pooled_projection_dim)
+        self.continuation_embedder = nn.Embedding(2, dim) if continuation_embed else None
+        self.dual_modulation = Modulation(dim, 12) if shared_modulation else None
+        self.single_modulation = Modulation(dim, 3) if shared_modulation else None
+        self.transformer_blocks = nn.ModuleList(DualStreamBlock(*block) for _ in range(num_layers))
+        self.single_transformer_blocks = nn.ModuleList(SingleStreamBlock(*block) for _ in range(num_single_layers))
+        self.norm_out = Modulation(dim, 2)
+        self.proj_out = nn.Linear(dim, out_channels * patch)
+
+        nn.init.zeros_(self.proj_out.weight)
+        nn.init.zeros_(self.proj_out.bias)
+        if self.continuation_embedder is not None:
+            nn.init.normal_(self.continuation_embedder.weight, std=0.02)
+        self.gradient_checkpointing = False
+
+    @apply_lora_scale("attention_kwargs")
+    def forward(
+        self,
+        hidden_states: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_attention_mask: Tensor | None = None,
+        pooled_projections: Tensor | None = None,
+        guidance: Tensor | None = None,
+        continuation: Tensor | None = None,
+        feature_layers: Sequence[int] = (),
+        attention_kwargs: dict[str, Any] | None = None,
+        return_dict: bool = True,
+    ) -> Magic141TransformerOutput | tuple[Tensor, ...]:
+        """Velocity of noisy latents.
+
+        Args:
+            hidden_states: (B, in_channels, T, H, W); T, H, W multiples of the patch size.
+            timestep: (B,), 1000 t, one time per sample.
+            encoder_hidden_states: (B, L, text_embed_dim) prior tokens.
+            encoder_attention_mask: (B, L), one for tokens, zero for padding at the end. None, or a mask on the
+                CPU without a zero, means that nothing is padding: attention then runs without a mask, which
+                flash kernels need. A mask on an accelerator is not read (that would wait for the device).
+            pooled_projections: (B, pooled_projection_dim).
+            guidance: (B,), 1000 x guidance scale; needed if and only if the model has `guidance_embeds`.
+            continuation: (B,) bool, true where the clip continues an earlier one; None means all start.
+            feature_layers: blocks whose video tokens to return as well, counted through dual-stream, then
+                single-stream blocks from 0; for heads trained on mid-depth features.
+            attention_kwargs: only "scale", of LoRA layers.
+
+        Raises:
+            InputError: an argument is missing, or has a shape that does not fit.
+        """
+        self._check(hidden_states, pooled_projections, guidance, continuation, feature_layers)
+        mask = text_mask(encoder_attention_mask, hidden_states.device)
+        text = self.context_embedder(encoder_hidden_states, timestep, mask)
+        x, grid = self._patchify(hidden_states)
+        x = self.x_embedder(x)
+        tokens = x.shape[1]
+        if mask is not None:  # by count, not by place: like the reference, padding must come last
+            last = tokens + mask.sum(dim=1, keepdim=True)
+            mask = (torch.arange(tokens + text.shape[1], device=x.device) < last)[:, None, None]
+
+        embed_args = (timestep, guidance) if self.config.guidance_embeds else (timestep,)
+        vec = self.time_text_embed(*embed_args, pooled_projections)
+        if self.continuation_embedder is not None:
+            flag = torch.zeros_like(timestep) if continuation is None else continuation
+            vec = vec + self.continuation_embedder(flag.long())
+        vec = F.silu(vec)
+        rope = rope_table(grid, tuple(self.config.rope_axes_dim), self.config.rope_theta, x.device)
+
+        features = {}
+        block_vec = vec if self.dual_modulation is None else self.dual_modulation(vec)
+        for i, block in enumerate(self.transformer_blocks):
+            x, text = self._run(block, x, text, block_vec, rope, mask)
+            features[i] = x
+        x = torch.cat([x, text], dim=1)
+        block_vec = vec if self.single_modulation is None else self.single_modulation(vec)
+        for i, block in enumerate(self.single_transformer_blocks, start=len(self.transformer_blocks)):
+            x = self._run(block, x, block_vec, rope, mask)
+            features[i] = x[:, :tokens]
+
+        scale, shift = self.norm_out(vec).unsqueeze(1).chunk(2, dim=-1)
+        sample = self._unpatchify(self.proj_out(modulate(x[:, :tokens], shift, scale)), grid)
+        chosen = tuple(features[layer] for layer in feature_layers)
+        if not return_dict:
+            return (sample, *chosen)
+        return Magic141TransformerOutput(sample=sample, features=chosen)
+
+    def _run(self, block: nn.Module, *args: Tensor | None) -> Any:
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            return self._gradient_checkpointing_func(block, *args)
+        return block(*args)
+
+    def _patchify(self, x: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+        """(B, C, T, H, W) -> tokens (B, N, C * patch), and the grid of tokens."""
+        p, pt = self.config.patch_size, self.config.patch_size_t
+        x = x.unflatten(4, (-1, p)).unflatten(3, (-1, p)).unflatten(2, (-1, pt))  # B C t pt h p w p
+        grid = (x.shape[2], x.shape[4], x.shape[6])
+        return x.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(1, 3), grid
+
+    def _unpatchify(self, x: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        p, pt = self.config.patch_size, self.config.patch_size_t
+        x = x.unflatten(2, (-1, pt, p, p)).unflatten(1, grid)  # B t h w C pt p p
+        return x.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+    def _check(
+        self,
+        hidden_states: Tensor,
+        pooled_projections: Tensor | None,
+        guidance: Tensor | None,
+        continuation: Tensor | None,
+        feature_layers: Sequence[int],
+    ) -> None:
+        channels, *size = hidden_states.shape[1:]
+        p, pt = self.config.patch_size, self.config.patch_size_t
+        layers = self.config.num_layers + self.config.num_single_layers
+        if channels != self.config.in_channels:
+            raise InputError(f"hidden_states has {channels} channels, the model takes {self.config.in_channels}")
+        if any(n % m or n == 0 for n, m in zip(size, (pt, p, p), strict=True)):
+            raise InputError(f"latent size {tuple(size)} must be positive multiples of the patch ({pt}, {p}, {p})")
+        if pooled_projections is None:
+            raise InputError("pooled_projections is missing; pass the pooled text embedding (B, pooled width)")
+        if self.config.guidance_embeds and guidance is None:
+            raise InputError("this model has guidance_embeds: pass guidance, 1000 x the guidance scale, (B,)")
+        if continuation is not None and self.continuation_embedder is None:
+            raise InputError("this model has no continuation_embed; leave continuation out")
+        if any(not 0 <= layer < layers for layer in feature_layers):
+            raise InputError(f"feature_layers={tuple(feature_layers)} must lie in 0..{layers - 1}")
+
+
+def text_mask(mask: Tensor | None, device: torch.device) -> Tensor | None:
+    """A bool mask on `device`, or None if it is known without waiting for a device that no token is padding."""
+    if mask is None:
+        return None
+    if mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all()):
+        return None
+    return mask.to(device=device, dtype=torch.bool)
