@@ -1,0 +1,153 @@
+"""What the transformer is told: text tokens, a pooled text vector, image tokens, and the prior made of them.
+
+At lab scale all three come from one small CLIP that this repository trains itself (`magic141.train.clip`):
+a stock `transformers.CLIPModel` of about 1.5 M parameters, and a stock word-level tokenizer. The prompt has a
+fixed length, and padding is part of the sequence (as in Stable Diffusion), so no attention mask is needed.
+"""
+
+import difflib
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor
+from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
+
+from magic141.data.world import VOCABULARY
+from magic141.errors import InputError
+
+TEXT_LENGTH = 40
+"""Tokens of every encoded prompt: the beginning and end markers, the words, then padding."""
+MAX_WORDS = TEXT_LENGTH - 2
+WIDTH = 128
+IMAGE_SIZE = 64
+PATCH_SIZE = 16
+IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
+# The order gives the ids. The end marker must not have id 2, for which CLIPTextModel keeps an old behaviour.
+PAD, BOS, UNK, EOS = SPECIAL_TOKENS = ("<pad>", "<bos>", "<unk>", "<eos>")
+
+
+def make_tokenizer(vocabulary: Sequence[str] = VOCABULARY) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer over `vocabulary`: case and punctuation are ignored, one word is one token."""
+    ids = {word: i for i, word in enumerate((*SPECIAL_TOKENS, *sorted(set(vocabulary))))}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNK))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.Replace(Regex(r"[^\w\s]|_"), " "), normalizers.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A {EOS}", special_tokens=[(BOS, ids[BOS]), (EOS, ids[EOS])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=TEXT_LENGTH,
+        pad_token=PAD,
+        bos_token=BOS,
+        unk_token=UNK,
+        eos_token=EOS,
+    )
+
+
+def make_text_image_model(vocabulary: Sequence[str] = VOCABULARY) -> CLIPModel:
+    """The untrained lab CLIP, 1.5 M parameters: two towers of four layers, width 128, 16 patches of 16x16."""
+    tower = {
+        "hidden_size": WIDTH,
+        "intermediate_size": 3 * WIDTH,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "projection_dim": WIDTH,
+    }
+    ids = {f"{name}_token_id": i for i, name in enumerate(("pad", "bos", "unk", "eos")) if name != "unk"}
+    text = (
+        tower
+        | ids
+        | {
+            "vocab_size": len(SPECIAL_TOKENS) + len(set(vocabulary)),
+            "max_position_embeddings": TEXT_LENGTH,
+        }
+    )
+    vision = tower | {"image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE}
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH))
+
+
+def as_batch(prompts: str | Sequence[str]) -> list[str]:
+    """One prompt or several as a list. Raises InputError for anything that is not text."""
+    batch = [prompts] if isinstance(prompts, str) else prompts
+    if not isinstance(batch, Sequence) or not all(isinstance(prompt, str) for prompt in batch):
+        raise InputError(f"prompt must be text or a list of texts, got {prompts!r}")
+    return list(batch)
+
+
+def check_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str, allow_empty: bool = False) -> None:
+    """Raises InputError when `prompt` is empty, has over `MAX_WORDS` words, or words that nobody trained on."""
+    words = tokenizer.backend_tokenizer.normalizer.normalize_str(prompt).split()
+    if not words and not allow_empty:
+        raise InputError(f"prompt {prompt!r} has no words: describe the scene, such as 'a small red ring'")
+    if len(words) > MAX_WORDS:
+        raise InputError(f"prompt has {len(words)} words, the limit is {MAX_WORDS}: shorten it: {prompt!r}")
+    known = {word for word in tokenizer.get_vocab() if word not in SPECIAL_TOKENS}
+    if unknown := [word for word in dict.fromkeys(words) if word not in known]:
+        hints = []
+        for word in unknown:
+            near = difflib.get_close_matches(word, sorted(known), n=3, cutoff=0.5)
+            hints.append(
+                f"{word!r} (nearest known: {', '.join(near)})" if near else f"{word!r} (nothing near)"
+            )
+        raise InputError(
+            f"prompt has words outside the {len(known)} of the lab vocabulary: {'; '.join(hints)}. "
+            "All known words are in magic141.data.world.VOCABULARY"
+        )
+
+
+def tokenize(tokenizer: PreTrainedTokenizerFast, prompts: str | Sequence[str]) -> Tensor:
+    """Token ids (B, 40) of prompts that `check_prompt` accepts."""
+    return tokenizer(
+        as_batch(prompts), padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt"
+    ).input_ids
+
+
+@torch.no_grad()
+def encode_prompt(
+    model: CLIPModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: str | Sequence[str],
+    *,
+    allow_empty: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Text tokens (B, 40, 128) and the pooled text (B, 128) of `prompts`.
+
+    The pooled vector is the state of the end marker, not CLIP's projection of it: the projection is trained to
+    agree with single images, and so has no reason to keep words about motion. The empty prompt, which
+    classifier-free guidance needs, must be asked for with `allow_empty`. Raises InputError (see `check_prompt`).
+    """
+    batch = as_batch(prompts)
+    for prompt in batch:
+        check_prompt(tokenizer, prompt, allow_empty)
+    output = model.text_model(tokenize(tokenizer, batch).to(model.device))
+    return _unit(output.last_hidden_state), _unit(output.pooler_output)
+
+
+@torch.no_grad()
+def encode_image(model: CLIPModel, images: Tensor) -> Tensor:
+    """Image tokens (B, 16, 128), one a patch in raster order, of `images` (B, 3, 64, 64) in [-1, 1].
+
+    Raises InputError for images of another shape.
+    """
+    expected = (3, IMAGE_SIZE, IMAGE_SIZE)
+    if images.ndim != 4 or tuple(images.shape[1:]) != expected:
+        raise InputError(
+            f"images must have shape (B, 3, 64, 64), got {tuple(images.shape)}: resize them first"
+        )
+    pixels = images.to(model.device, model.dtype)
+    return _unit(model.vision_model(pixels).last_hidden_state[:, 1:])
+
+
+def prior(text_tokens: Tensor, image_tokens: Tensor | None = None) -> Tensor:
+    """The multi-modal prior: image tokens, then text tokens, (B, 16 + 40, 128). Without an image, text alone."""
+    return text_tokens if image_tokens is None else torch.cat([image_tokens, text_tokens], dim=1)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Unit variance token by token, so that neither modality drowns the other in the transformer's input."""
+    return F.layer_norm(x, x.shape[-1:])
