@@ -80,7 +80,7 @@ def as_batch(prompts: str | Sequence[str]) -> list[str]:
 
 
 def check_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str, allow_empty: bool = False) -> None:
-    """Raises InputError when `prompt` is empty, has over `MAX_WORDS` words, or words that nobody trained on."""
+    """Raises InputError when `prompt` is empty, has over `MAX_WORDS` words, or words never trained on."""
     words = tokenizer.backend_tokenizer.normalizer.normalize_str(prompt).split()
     if not words and not allow_empty:
         raise InputError(f"prompt {prompt!r} has no words: describe the scene, such as 'a small red ring'")
@@ -117,9 +117,9 @@ def encode_prompt(
 ) -> tuple[Tensor, Tensor]:
     """Text tokens (B, 40, 128) and the pooled text (B, 128) of `prompts`.
 
-    The pooled vector is the state of the end marker, not CLIP's projection of it: the projection is trained to
-    agree with single images, and so has no reason to keep words about motion. The empty prompt, which
-    classifier-free guidance needs, must be asked for with `allow_empty`. Raises InputError (see `check_prompt`).
+    The pooled vector is the state of the end marker, not CLIP's projection of it: the projection is trained
+    to agree with single images, and so has no reason to keep words about motion. The empty prompt, which
+    classifier-free guidance needs, must be asked for with `allow_empty`. Raises InputError.
     """
     batch = as_batch(prompts)
     for prompt in batch:
@@ -144,7 +144,7 @@ def encode_image(model: CLIPModel, images: Tensor) -> Tensor:
 
 
 def prior(text_tokens: Tensor, image_tokens: Tensor | None = None) -> Tensor:
-    """The multi-modal prior: image tokens, then text tokens, (B, 16 + 40, 128). Without an image, text alone."""
+    """The multi-modal prior: image, then text tokens, (B, 16 + 40, 128). Without an image, text alone."""
     return text_tokens if image_tokens is None else torch.cat([image_tokens, text_tokens], dim=1)
 
 

@@ -65,7 +65,9 @@ def test_unknown_words_are_named_with_their_neighbours(model):
     with pytest.raises(InputError) as error:
         encode_prompt(model, TOKENIZER, "a smal red rhinoceros")
     message = str(error.value)
-    assert "'smal' (nearest known: small" in message and "'rhinoceros'" in message and "'red'" not in message
+    assert "'smal' (nearest known: small" in message
+    assert "'rhinoceros'" in message
+    assert "'red'" not in message
 
 
 @pytest.mark.parametrize("marker", [UNK, EOS])
@@ -79,7 +81,8 @@ def test_empty_prompt_needs_permission(model, prompt):
     with pytest.raises(InputError, match="no words"):
         encode_prompt(model, TOKENIZER, ["red", prompt])
     tokens, pooled = encode_prompt(model, TOKENIZER, ["red", prompt], allow_empty=True)
-    assert tokens.shape == (2, TEXT_LENGTH, WIDTH) and not torch.equal(pooled[0], pooled[1])
+    assert tokens.shape == (2, TEXT_LENGTH, WIDTH)
+    assert not torch.equal(pooled[0], pooled[1])
 
 
 def test_long_prompt_names_length_and_limit(model):
@@ -96,7 +99,8 @@ def test_prompt_must_be_text(model, prompts):
 
 def test_text_has_unit_scale_and_depends_on_every_word(model):
     tokens, pooled = encode_prompt(model, TOKENIZER, [PROMPT, PROMPT.replace("left", "right")])
-    assert tokens.shape == (2, TEXT_LENGTH, WIDTH) and pooled.shape == (2, WIDTH)
+    assert tokens.shape == (2, TEXT_LENGTH, WIDTH)
+    assert pooled.shape == (2, WIDTH)
     torch.testing.assert_close(tokens.var(-1, unbiased=False), torch.ones(2, TEXT_LENGTH), rtol=0.01, atol=0)
     assert not torch.allclose(pooled[0], pooled[1])
 
@@ -127,7 +131,8 @@ def test_prior_can_be_switched_off(model):
     image = encode_image(model, torch.zeros(1, 3, 64, 64))
     both = prior(text, image)
     assert both.shape == (1, 16 + TEXT_LENGTH, WIDTH)
-    assert torch.equal(both[:, :16], image) and torch.equal(both[:, 16:], text)
+    assert torch.equal(both[:, :16], image)
+    assert torch.equal(both[:, 16:], text)
     assert prior(text) is text
 
 
