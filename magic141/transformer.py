@@ -25,10 +25,12 @@ from diffusers.models.embeddings import (
     get_1d_rotary_pos_embed,
 )
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideoTransformer3DModel
 from diffusers.utils import BaseOutput, apply_lora_scale
 from torch import Tensor
 
 from magic141.errors import InputError
+from magic141.hunyuan import from_hunyuan_state, to_hunyuan_state
 
 NORM_EPS = 1e-6
 
@@ -413,6 +415,39 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
         if not return_dict:
             return (sample, *chosen)
         return Magic141TransformerOutput(sample=sample, features=chosen)
+
+    @classmethod
+    def from_hunyuan(cls, model: HunyuanVideoTransformer3DModel) -> "Magic141Transformer3DModel":
+        """Convert a diffusers model; the forward passes agree (to 1e-4 in float32, 1e-10 in float64).
+
+        Raises:
+            InputError: `model` replaces tokens by the image ("token_replace"), or has no RMS norm of queries.
+        """
+        config = {name: value for name, value in model.config.items() if not name.startswith("_")}
+        if (norm := config.pop("qk_norm")) != "rms_norm":
+            raise InputError(f"qk_norm={norm!r} has no counterpart here; only 'rms_norm' has")
+        with torch.device("meta"):
+            ours = cls(**config)
+        shapes = {key: tensor.shape for key, tensor in ours.state_dict().items()}
+        ours.load_state_dict(from_hunyuan_state(model.state_dict(), shapes), assign=True)
+        return ours.train(model.training)
+
+    def to_hunyuan(self) -> HunyuanVideoTransformer3DModel:
+        """The diffusers model with these weights, the inverse of `from_hunyuan`.
+
+        Raises:
+            InputError: this model has something that the diffusers class lacks.
+        """
+        config = {name: value for name, value in self.config.items() if not name.startswith("_")}
+        plain = {"activation_fn": "gelu-approximate", "shared_modulation": False, "continuation_embed": False}
+        for name, value in plain.items():
+            if (found := config.pop(name)) != value:
+                raise InputError(f"{name}={found!r} has no counterpart in diffusers; only {value!r} has")
+        with torch.device("meta"):
+            theirs = HunyuanVideoTransformer3DModel(**config)
+        shapes = {key: tensor.shape for key, tensor in theirs.state_dict().items()}
+        theirs.load_state_dict(to_hunyuan_state(self.state_dict(), shapes), assign=True)
+        return theirs.train(self.training)
 
     def _run(self, block: nn.Module, *args: Tensor | None) -> Any:
         if torch.is_grad_enabled() and self.gradient_checkpointing:
