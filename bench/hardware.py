@@ -1,0 +1,147 @@
+"""The environment of a run: its fingerprint, and the precision it is good for. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import runpy
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import psutil
+
+from bench.records import Environment
+
+ROOT = Path(__file__).resolve().parent.parent
+VERSIONED = ("torch", "diffusers", "transformers", "numpy", "scipy", "torchmetrics", "av")
+"""Distributions whose version can change a number."""
+_NOT_IN_A_NUMBER = ("magic141/train/", "magic141/weights/", "evals/__main__.py")
+"""Weights are a part of the question, and training of neither question nor answer."""
+_BENCH_FILES = ("baselines", "clips.py", "measure.py", "passes.py", "suite.py", "systems.py", "worker.py")
+
+
+def environment(threads: int | None = None) -> Environment:
+    """This machine and this source tree. `threads` overrides the default: every core the process may use."""
+    constraints = ROOT / "constraints.txt"
+    gpu = gpu_name()
+    return Environment(
+        source_sha256=source_sha256(),
+        constraints_sha256=_text_sha256(constraints) if constraints.exists() else None,
+        commit=_git("rev-parse", "HEAD"),
+        dirty=None if (status := _git("status", "--porcelain")) is None else bool(status),
+        platform=platform.platform(),
+        python=platform.python_version(),
+        cpu=_cpu_name(),
+        cores=cores(),
+        threads=threads or cores(),
+        # Kernels differ by a few pages from boot to boot; the machine does not.
+        memory_bytes=round(psutil.virtual_memory().total / 2**30) * 2**30,
+        gpu=gpu,
+        versions={name: version for name in VERSIONED if (version := _version(name))},
+    )
+
+
+def auto_precision() -> str:
+    """`bf16` where a CUDA device or the CPU's AMX units multiply it natively, else `fp32`.
+
+    Without such units bf16 on a CPU is emulated, and slower than fp32.
+    """
+    if gpu_name() is not None:
+        return "bf16" if (_gpu_capability() or 0) >= 8 else "fp32"
+    return "bf16" if "amx_bf16" in _cpu_flags() else "fp32"
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def gpu_name() -> str | None:
+    """The first CUDA device, if there is one that the installed torch is built for. Asks NVML, not torch."""
+    return _nvml_device()[0] if _torch_is_built_for_cuda() else None
+
+
+def _gpu_capability() -> int | None:
+    return _nvml_device()[1]
+
+
+@cache
+def _nvml_device() -> tuple[str | None, int | None]:
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # no driver, no library, no permission: all mean that there is no device to use
+        return None, None
+    try:
+        if os.environ.get("CUDA_VISIBLE_DEVICES") == "" or pynvml.nvmlDeviceGetCount() == 0:
+            return None, None
+        device = pynvml.nvmlDeviceGetHandleByIndex(0)
+        return str(pynvml.nvmlDeviceGetName(device)), pynvml.nvmlDeviceGetCudaComputeCapability(device)[0]
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _torch_is_built_for_cuda() -> bool:
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return False
+    return bool(runpy.run_path(str(Path(spec.origin).with_name("version.py"))).get("cuda"))
+
+
+def source_sha256() -> str:
+    """Hash of the files that can change a number: models, data, scores with their judges, and the clocks."""
+    roots = [ROOT / "magic141", ROOT / "evals", *(ROOT / "bench" / name for name in _BENCH_FILES)]
+    digest = hashlib.sha256()
+    for path in sorted(path for root in roots for path in ([root] if root.is_file() else root.rglob("*"))):
+        name = path.relative_to(ROOT).as_posix()
+        if path.is_dir() or "__pycache__" in name or name.startswith(_NOT_IN_A_NUMBER):
+            continue
+        # Line endings of a text differ between checkouts on Windows and elsewhere; the text does not.
+        content = (
+            _text_sha256(path) if path.suffix == ".py" else hashlib.sha256(path.read_bytes()).hexdigest()
+        )
+        digest.update(f"{content}  {name}\n".encode())
+    return digest.hexdigest()
+
+
+def _text_sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_text(encoding="utf-8").encode()).hexdigest()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*args: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _cpu_name() -> str:
+    for line in _cpuinfo():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _cpu_flags() -> set[str]:
+    return next(
+        (set(line.partition(":")[2].split()) for line in _cpuinfo() if line.startswith("flags")), set()
+    )
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []

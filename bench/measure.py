@@ -1,0 +1,262 @@
+"""Clocks and memory. Imports torch nowhere at the top: a system without torch is measured without it."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+import psutil
+
+from bench.records import NOT_MEASURABLE, Bytes, Memory, Timing
+
+RESAMPLES = 2000
+
+
+class Stopwatch:
+    """Records seconds of every stage: `with stopwatch("VAE decode"): …`; the device is synchronised at edges.
+
+    Attributes:
+        samples: seconds of every pass through every stage, in order.
+        current: names of the stages that are open, outermost first; after an exception, of those it broke.
+    """
+
+    def __init__(self, synchronise: Callable[[], None] | None = None) -> None:
+        self.samples: dict[str, list[float]] = {}
+        self.current: list[str] = []
+        self._synchronise = synchronise or (lambda: None)
+
+    def __call__(self, name: str) -> _Stage:
+        return _Stage(self, name)
+
+    def open(self, name: str) -> None:
+        self.current.append(name)
+        self._synchronise()
+
+    def close(self, name: str, start: int) -> None:
+        self._synchronise()
+        self.samples.setdefault(name, []).append((perf_counter_ns() - start) * 1e-9)
+        self.current.pop()
+
+
+class _Stage:
+    """A class and not a generator: entering a `contextmanager` costs three times as much."""
+
+    __slots__ = ("_name", "_start", "_stopwatch")
+
+    def __init__(self, stopwatch: Stopwatch, name: str) -> None:
+        self._stopwatch, self._name = stopwatch, name
+
+    def __enter__(self) -> None:
+        self._stopwatch.open(self._name)
+        self._start = perf_counter_ns()
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._stopwatch.close(self._name, self._start)
+
+
+class StageMemory(Stopwatch):
+    """Peak CUDA bytes per stage, in the place of seconds. A stage inside another counts towards both."""
+
+    def __init__(self) -> None:
+        super().__init__(synchronise())
+        self.peaks: dict[str, int] = {}
+        self.peak = self.reserved = 0
+
+    def open(self, name: str) -> None:
+        super().open(name)
+        self._flush()
+
+    def close(self, name: str, start: int) -> None:
+        super().close(name, start)
+        self.current.append(name)
+        self._flush()
+        self.current.pop()
+
+    def _flush(self) -> None:
+        """Credit the peak since the last edge to every stage open now, then reset it."""
+        import torch
+
+        peak = torch.cuda.max_memory_allocated()
+        self.peak = max(self.peak, peak)
+        self.reserved = max(self.reserved, torch.cuda.max_memory_reserved())
+        for name in self.current:
+            self.peaks[name] = max(self.peaks.get(name, 0), peak)
+        torch.cuda.reset_peak_memory_stats()
+
+
+def has_cuda() -> bool:
+    """Whether torch is loaded and has a CUDA device. Does not import torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda.is_available())
+
+
+def synchronise() -> Callable[[], None] | None:
+    """What waits for the device, or None where calls return when their work is done."""
+    return sys.modules["torch"].cuda.synchronize if has_cuda() else None
+
+
+def timing(samples: list[float]) -> Timing:
+    """Median of positive seconds with its 95 % interval (percentile bootstrap, fixed seed).
+
+    The samples come from one process: the interval says nothing about what a restart would change.
+    """
+    values = np.asarray(samples)
+    low = high = None
+    if len(values) >= 3:
+        draws = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
+        low, high = map(float, np.quantile(np.median(values[draws], axis=1), (0.025, 0.975)))
+    return Timing(median=float(np.median(values)), low=low, high=high, n=len(values), samples=tuple(samples))
+
+
+def empty_region_seconds(rounds: int = 1000) -> float:
+    """Median seconds that a stage with nothing in it takes, its bookkeeping included."""
+    stopwatch = Stopwatch(synchronise())
+    costs = []
+    for _ in range(rounds):
+        start = perf_counter_ns()
+        with stopwatch("empty"):
+            pass
+        costs.append((perf_counter_ns() - start) * 1e-9)
+    return float(np.median(costs))
+
+
+def anonymous_bytes() -> int:
+    """Resident bytes of this process that no file backs. Pages of libraries come and go as code runs."""
+    info = psutil.Process().memory_info()
+    return int(info.rss - getattr(info, "shared", 0))
+
+
+class PeakResident:
+    """Peak resident bytes above `baseline` (an `anonymous_bytes` after imports) since its making; Linux."""
+
+    def __init__(self, baseline: int) -> None:
+        self._baseline = baseline
+        self._reset = _reset_high_water_mark()
+
+    def read(self) -> Bytes:
+        if not self._reset:
+            return NOT_MEASURABLE
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        kilobytes = {key: int(status[key].split()[0]) for key in ("VmHWM", "RssFile", "RssShmem")}
+        peak = (kilobytes["VmHWM"] - kilobytes["RssFile"] - kilobytes["RssShmem"]) * 1024 - self._baseline
+        return peak if peak > 0 else NOT_MEASURABLE
+
+
+def _reset_high_water_mark() -> bool:
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def peak_tensor_bytes() -> Iterator[list[int]]:
+    """Peak bytes of live CPU tensors inside the block, those alive at its start included; goes to the list.
+
+    The running sum of the profiler's memory events, with one thread so that their order is the allocations'.
+    A dispatch mode would miss what fused operators allocate inside.
+    """
+    import torch
+
+    result: list[int] = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    alive = _live_tensor_bytes()
+    try:
+        with torch.profiler.profile(
+            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+        ) as profile:
+            yield result
+    finally:
+        torch.set_num_threads(threads)
+    events = _memory_events(profile)
+    result.append(alive + max(0, int(np.cumsum(events).max(initial=0))))
+
+
+def _memory_events(profile: Any) -> np.ndarray:
+    """Signed bytes of every CPU allocation, in order of time."""
+    cpu = 0  # c10::DeviceType::CPU
+    events = [
+        (event.start_ns(), event.nbytes())
+        for event in profile.profiler.kineto_results.events()
+        if event.name() == "[memory]" and int(event.device_type().value) == cpu
+    ]
+    return np.asarray([size for _, size in sorted(events, key=lambda event: event[0])], dtype=np.int64)
+
+
+def _live_tensor_bytes() -> int:
+    import torch
+
+    gc.collect()
+    storages = {}
+    for thing in gc.get_objects():
+        if issubclass(type(thing), torch.Tensor) and thing.device.type == "cpu":
+            storage = thing.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def memory(generate: Callable[[Stopwatch], object], baseline: int) -> Memory:
+    """Peaks over one warm call of `generate`, which gets the stopwatch to mark its stages with.
+
+    On CUDA per stage, allocated and reserved; on a CPU live tensor bytes, in a second call of their own.
+    """
+    resident = PeakResident(baseline)
+    if has_cuda():
+        stages = StageMemory()
+        with stages("generation"):
+            generate(stages)
+        return Memory(
+            tensors=NOT_MEASURABLE,
+            resident=resident.read(),
+            cuda_allocated=stages.peak or NOT_MEASURABLE,
+            cuda_reserved=stages.reserved or NOT_MEASURABLE,
+            nvml_process=_nvml_process_bytes(),
+            cuda_by_stage=stages.peaks,
+        )
+    generate(Stopwatch())
+    peak_resident = resident.read()
+    tensors: Bytes = NOT_MEASURABLE
+    if "torch" in sys.modules:
+        with peak_tensor_bytes() as peaks:
+            generate(Stopwatch())
+        tensors = peaks[0] or NOT_MEASURABLE
+    return Memory(
+        tensors=tensors,
+        resident=peak_resident,
+        cuda_allocated=NOT_MEASURABLE,
+        cuda_reserved=NOT_MEASURABLE,
+        nvml_process=NOT_MEASURABLE,
+    )
+
+
+def _nvml_process_bytes() -> Bytes:
+    import pynvml
+    import torch
+
+    pynvml.nvmlInit()
+    try:
+        device = pynvml.nvmlDeviceGetHandleByPciBusId(_pci_bus_id(torch.cuda.current_device()))
+        processes = pynvml.nvmlDeviceGetComputeRunningProcesses(device)
+    except pynvml.NVMLError:
+        return NOT_MEASURABLE
+    finally:
+        pynvml.nvmlShutdown()
+    own = [process.usedGpuMemory for process in processes if process.pid == os.getpid()]
+    return own[0] if own and own[0] else NOT_MEASURABLE
+
+
+def _pci_bus_id(index: int) -> str:
+    import torch
+
+    properties = torch.cuda.get_device_properties(index)
+    return f"{properties.pci_domain_id:08x}:{properties.pci_bus_id:02x}:{properties.pci_device_id:02x}.0"

@@ -1,0 +1,290 @@
+"""Suites: YAML -> validated `Suite` -> `Cell`s. Imports no torch; docs and limits live in the fields below.
+
+A system's cells are its base `knobs`, spread by a design:
+
+    grid            every combination of the values on its axes (no axes: the base alone)
+    one-at-a-time   the base, then each axis varied alone from it
+    list            the named `points`, each laid over the base
+
+`overrides` then tune a point further: the first whose `when` matches sets its knobs, so that e.g. shift and
+guidance follow the step count inside a grid.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bench import hardware, systems
+from bench.errors import SuiteError, nearest
+from bench.records import Knob, Prompts, digest
+from bench.systems import Request
+
+SEED_STRIDE = 1_000_000
+"""Request seed = suite seed * SEED_STRIDE + prompt index: every prompt gets noise of its own."""
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_nearest_key(cls, data: Any) -> Any:
+        for key in data if isinstance(data, dict) else ():
+            if key not in cls.model_fields:
+                raise ValueError(f"unknown key {key!r}{nearest(str(key), cls.model_fields)}")
+        return data
+
+
+class Override(Strict):
+    when: dict[str, Knob] = Field(min_length=1, description="knobs and the values at which this applies")
+    set: dict[str, Knob] = Field(min_length=1, description="knobs and the values that they take then")
+
+
+class SystemSpec(Strict):
+    adapter: str = Field(description="package.module:Class, see bench/systems.py")
+    role: Literal["system", "reference"] = Field("system", description="reference rows calibrate the scores")
+    knobs: dict[str, Knob] = Field(default_factory=dict, description="the base; other knobs keep defaults")
+    axes: dict[str, Annotated[list[Knob], Field(min_length=1)]] = Field(default_factory=dict)
+    design: Literal["grid", "one-at-a-time", "list"] = "grid"
+    points: list[dict[str, Knob]] = Field(default_factory=list, description="for design: list")
+    overrides: list[Override] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _design_has_its_input(self) -> Self:
+        if (self.design == "list") != bool(self.points):
+            raise ValueError("`points` goes with `design: list`, and that design needs at least one")
+        if self.design == "list" and self.axes:
+            raise ValueError("`axes` has no meaning in `design: list`: write the values into `points`")
+        return self
+
+    def knob_points(self) -> Iterator[dict[str, Knob]]:
+        """The knobs of every cell, in the order of the file, equal points once."""
+        seen = []
+        for point in self._spread():
+            for override in self.overrides:
+                if all(key in point and point[key] == value for key, value in override.when.items()):
+                    point = {**point, **override.set}
+                    break
+            if point not in seen:
+                seen.append(point)
+                yield point
+
+    def _spread(self) -> Iterator[dict[str, Knob]]:
+        if self.design == "list":
+            yield from ({**self.knobs, **point} for point in self.points)
+        elif self.design == "grid":
+            for values in itertools.product(*self.axes.values()):
+                yield {**self.knobs, **dict(zip(self.axes, values, strict=True))}
+        else:
+            yield dict(self.knobs)
+            yield from ({**self.knobs, axis: value} for axis, values in self.axes.items() for value in values)
+
+
+class PromptSpec(Strict):
+    """A split of the lab world and a count, or `texts`, or a `file` with one prompt a line."""
+
+    split: Literal["train", "validation", "test", "compositional"] | None = None
+    start: int = Field(0, ge=0)
+    count: int | None = Field(None, ge=1)
+    stated: float = Field(0.0, ge=0, le=1, description="share of hidden factors that captions state")
+    events: bool = Field(True, description="whether turns, late objects and unsaid directions occur")
+    texts: list[Annotated[str, Field(min_length=1)]] | None = Field(None, min_length=1)
+    file: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if sum(source is not None for source in (self.split, self.texts, self.file)) != 1:
+            raise ValueError("give exactly one of `split` (with `count`), `texts`, `file`")
+        if (self.split is None) != (self.count is None):
+            raise ValueError("`count` goes with `split`, and a split needs it")
+        return self
+
+    def scenes(self) -> list[tuple[str, Any]]:
+        """(prompt, scene) pairs; scene is None outside the lab world. Raises SuiteError for a bad file."""
+        if self.split is not None and self.count is not None:
+            from magic141.data.world import World
+
+            world = World(stated=self.stated, events=self.events)
+            return [(scene.caption(), scene) for scene in world.scenes(self.split, self.start, self.count)]
+        return [(text, None) for text in self.texts or self._lines()]
+
+    def _lines(self) -> list[str]:
+        assert self.file is not None
+        try:
+            lines = [line.strip() for line in self.file.read_text(encoding="utf-8").splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise SuiteError(f"prompt file {self.file} cannot be read: {error}") from error
+        if not any(lines):
+            raise SuiteError(f"prompt file {self.file} is empty: one prompt a line")
+        return [line for line in lines if line]
+
+    @property
+    def source(self) -> str:
+        if self.split is not None:
+            dial = f" stated={self.stated:g} events={self.events}"
+            return f"world {self.split} {self.start}..{self.start + (self.count or 0) - 1}{dial}"
+        return f"file {self.file.name}" if self.file else "texts"
+
+
+class Suite(Strict):
+    """One sweep. Every cell answers all prompts with all seeds."""
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    description: str = ""
+    systems: dict[str, SystemSpec] = Field(min_length=1, description="by the name that tables show")
+    prompts: PromptSpec
+    seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
+    metrics: list[str] = Field(min_length=1, description="names that the scorer knows")
+    scorer: str = Field("evals.lab:score", description="package.module:function")
+    scorer_imports: list[str] = Field(["evals.lab"], description="modules to import before any cell")
+    quality_batch: int = Field(16, ge=1, description="clips generated at once in the quality pass")
+    warmup: int = Field(1, ge=0, description="generations thrown away before timing")
+    repeats: int = Field(5, ge=1, description="timed generations of `batch_size` clips")
+    clips: int = Field(16, ge=1, description="clips of the first prompts to store; the worst is stored too")
+    time_limit: float = Field(300, gt=0, description="seconds a cell, all passes")
+    threads: int | None = Field(None, ge=1, description="CPU threads; by default all cores of the process")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        for name, values in (("seeds", self.seeds), ("metrics", self.metrics)):
+            if len(set(values)) != len(values):
+                raise ValueError(f"`{name}` names a value twice: {values}")
+        return self
+
+    @property
+    def protocol(self) -> str:
+        """How a cell is measured: a part of the question."""
+        latency = f"latency warmup={self.warmup} repeats={self.repeats}"
+        return f"{latency}; quality batch={self.quality_batch}; scores {self.scorer} {','.join(self.metrics)}"
+
+    def requests(self) -> list[Request]:
+        """What every cell is asked, seeds outermost."""
+        pairs = self.prompts.scenes()
+        return [
+            Request(index, prompt, seed * SEED_STRIDE + index, scene)
+            for seed in self.seeds
+            for index, (prompt, scene) in enumerate(pairs)
+        ]
+
+    def cells(self) -> list[Cell]:
+        """Every cell, in the order of the file. Raises SuiteError for an unknown knob or adapter."""
+        texts = [prompt for prompt, _ in self.prompts.scenes()]
+        prompts = Prompts(source=self.prompts.source, count=len(texts), sha256=digest(texts, 64))
+        cells: dict[str, Cell] = {}
+        for name, spec in self.systems.items():
+            for point in spec.knob_points():
+                cell = Cell.make(name, spec, point, prompts, self)
+                if cell.id in cells:
+                    raise SuiteError(
+                        f"{cell.label} asks the same question as {cells[cell.id].label}; drop one"
+                    )
+                cells[cell.id] = cell
+        return list(cells.values())
+
+
+class Cell(Strict):
+    """One question: a system at one setting of its knobs, the prompts, the seeds, the protocol."""
+
+    id: str
+    system: str
+    adapter: str
+    role: Literal["system", "reference"]
+    knobs: dict[str, Knob]
+    shown: tuple[str, ...] = Field(description="knobs that the suite names, for labels")
+    weights_sha256: str | None
+    weights_missing: str | None = Field(
+        description="why they are; the cell's outcome is then weights-missing"
+    )
+    prompts: Prompts
+    seeds: list[int]
+    predicted_seconds: float
+
+    @property
+    def label(self) -> str:
+        return " ".join([self.system, *(f"{name}={self.knobs[name]}" for name in self.shown)])
+
+    @classmethod
+    def make(
+        cls, name: str, spec: SystemSpec, point: dict[str, Knob], prompts: Prompts, suite: Suite
+    ) -> Self:
+        system = systems.make(spec.adapter, {**point, **resolved_precision(spec.adapter, point)})
+        knobs = systems.knobs_of(system)
+        weights, missing = _weights(system)
+        question = {
+            "adapter": spec.adapter,
+            "knobs": knobs,
+            "weights": weights,
+            "prompts": prompts.sha256,
+            "seeds": suite.seeds,
+            "protocol": suite.protocol,
+        }
+        clips = prompts.count * len(suite.seeds)
+        timed = (1 + suite.warmup + suite.repeats + 1) * int(knobs.get("batch_size") or 1)
+        return cls(
+            id=digest(question),
+            system=name,
+            adapter=spec.adapter,
+            role=spec.role,
+            knobs=knobs,
+            shown=tuple(point),
+            weights_sha256=weights,
+            weights_missing=missing,
+            prompts=prompts,
+            seeds=suite.seeds,
+            predicted_seconds=system.seconds_per_clip() * (clips + timed),
+        )
+
+
+def resolved_precision(adapter: str, point: dict[str, Knob]) -> dict[str, Knob]:
+    """`precision: auto` is the dtype it means on this machine, where the adapter has that knob at all."""
+    cls = systems.find(adapter)
+    default = getattr(cls, "precision", None)
+    return {"precision": hardware.auto_precision()} if point.get("precision", default) == "auto" else {}
+
+
+def _weights(system: systems.System) -> tuple[str | None, str | None]:
+    from magic141.errors import WeightsMissing
+
+    try:
+        return system.weights(), None
+    except WeightsMissing as error:
+        return None, str(error)
+
+
+def read(path: Path) -> Suite:
+    """Raises SuiteError naming file, place, value and remedy."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SuiteError(f"suite {path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise SuiteError(f"suite {path} is not YAML: {error}") from error
+    return parse(data, str(path))
+
+
+def parse(data: Any, name: str) -> Suite:
+    """A suite from plain data; `name` is what messages call it. Raises SuiteError."""
+    try:
+        return Suite.model_validate(data)
+    except ValidationError as error:
+        lines = [
+            ": ".join(filter(None, [name, ".".join(map(str, problem["loc"])), _reason(problem)]))
+            for problem in error.errors()
+        ]
+        raise SuiteError("\n".join(lines)) from error
+
+
+def _reason(problem: Any) -> str:
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    given = problem["input"]
+    return (
+        message
+        if isinstance(given, dict | list) or problem["type"] == "missing"
+        else f"{message} (got {given!r})"
+    )

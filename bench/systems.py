@@ -1,0 +1,149 @@
+"""What a system under test must offer. Ours and third parties' come through this one door.
+
+A system is a dataclass whose fields are its knobs: a suite's knobs are checked against their names and types,
+and their defaults become part of the question. A complete one:
+
+    @dataclass
+    class Adapter:
+        num_inference_steps: int = 4
+        batch_size: int = 1                       # read by the bench: clips per timed generation
+
+        imports: ClassVar[tuple[str, ...]] = ("torch", "mypackage")   # imported once, before any cell
+        fps: ClassVar[int] = 16
+
+        def weights(self) -> str | None:          # sha256 of what `load` loads; None where there are none
+            return None
+
+        def seconds_per_clip(self) -> float:      # a rough guess, for the plan
+            return 1.0
+
+        def load(self) -> None: ...               # heavy imports belong here, not at the top of the module
+
+        def generate(self, requests, stages) -> Output:
+            with stages("denoising step"):        # device synchronised at both edges
+                ...
+            return Output(frames)                 # uint8, (N, T, H, W, 3)
+
+Name it in a suite as `adapter: mypackage.mymodule:Adapter`. Raise `bench.errors.UnsupportedError` for a
+question that it cannot answer and `magic141.errors.WeightsMissing` where weights are not found: each is an
+outcome of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from bench.errors import InvalidOutputError, SuiteError, nearest
+from bench.records import Knob
+
+if TYPE_CHECKING:
+    from magic141.data.world import Scene
+
+STAGES = ("text encode", "image (T2I)", "image encode", "denoising step", "VAE decode", "file encode")
+"""Names that tables show in this order. A system may mark others; `file encode` is marked by the bench."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One clip to make. `seed` is the generator's; `scene` is set for prompts of the lab world."""
+
+    index: int
+    prompt: str
+    seed: int
+    scene: Scene | None = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """`frames` uint8 (N, T, H, W, 3). `first_frames` uint8 (N, H, W, 3): what each clip was to start from."""
+
+    frames: np.ndarray
+    first_frames: np.ndarray | None = None
+
+
+class Stages(Protocol):
+    """Marks a stage: `with stages("VAE decode"): …`. May nest; costs a few microseconds."""
+
+    def __call__(self, name: str, /) -> AbstractContextManager[None]: ...
+
+
+class System(Protocol):
+    imports: ClassVar[tuple[str, ...]]
+    fps: ClassVar[int]
+
+    def weights(self) -> str | None: ...
+
+    def seconds_per_clip(self) -> float: ...
+
+    def load(self) -> None: ...
+
+    def generate(self, requests: Sequence[Request], stages: Stages) -> Output: ...
+
+
+def find(path: str, kind: str = "adapter") -> Any:
+    """The object at `package.module:Name`. Raises SuiteError naming the part that does not exist."""
+    module_name, separator, name = path.partition(":")
+    if not separator or not name:
+        raise SuiteError(f"{kind} {path!r} is not of the form package.module:Name")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise SuiteError(f"{kind} {path!r}: module {module_name!r} cannot be imported ({error})") from error
+    if not hasattr(module, name):
+        raise SuiteError(f"{kind} {path!r}: {module_name} has no {name!r}{nearest(name, vars(module))}")
+    return getattr(module, name)
+
+
+def make(path: str, knobs: Mapping[str, Knob]) -> System:
+    """An instance of the adapter at `path`, not loaded yet. Raises SuiteError for a wrong knob."""
+    adapter = find(path)
+    if not dataclasses.is_dataclass(adapter):
+        raise SuiteError(f"adapter {path!r} is no dataclass: its fields are its knobs (see bench/systems.py)")
+    known = knob_names(adapter)
+    for name in knobs:
+        if name not in known:
+            raise SuiteError(f"{path} has no knob {name!r}{nearest(name, known)} Known: {', '.join(known)}")
+    try:
+        return TypeAdapter(adapter).validate_python(dict(knobs))  # type: ignore[no-any-return]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"])) or "knobs"
+        raise SuiteError(f"{path}: {name}={first['input']!r}: {first['msg']}") from error
+
+
+def knobs_of(system: System) -> dict[str, Knob]:
+    """Every knob with its value, defaults written out."""
+    return {name: getattr(system, name) for name in knob_names(type(system))}
+
+
+def knob_names(adapter: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(adapter) if field.init]
+
+
+def to_uint8(frames: np.ndarray) -> np.ndarray:
+    """Frames in [0, 1], any float type, as uint8. Raises InvalidOutputError for NaN and infinities."""
+    if not np.isfinite(frames).all():
+        share = 1 - np.isfinite(frames).mean()
+        raise InvalidOutputError(f"{share:.1%} of the pixels are not finite")
+    return (np.clip(frames, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def check_output(output: Output, count: int) -> None:
+    """Raises InvalidOutputError unless `output` holds `count` videos with something in them."""
+    frames = output.frames
+    if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[-1] != 3:
+        raise InvalidOutputError(f"frames are {frames.dtype} {frames.shape}, not uint8 (N, T, H, W, 3)")
+    if len(frames) != count or frames.shape[1] < 2:
+        raise InvalidOutputError(
+            f"frames have shape {frames.shape} for {count} requests; a clip has 2 frames or more"
+        )
+    if (frames.reshape(count, -1).max(1) == frames.reshape(count, -1).min(1)).all():
+        raise InvalidOutputError("every clip is one flat colour")
