@@ -9,7 +9,6 @@ Axes in comments: B batch, N video tokens, L text tokens, S = N + L, H heads, D 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,22 +16,19 @@ import torch.nn as nn
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
-from diffusers.models.attention import AttentionMixin, AttentionModuleMixin
-from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.attention import AttentionMixin
 from diffusers.models.embeddings import (
     CombinedTimestepGuidanceTextProjEmbeddings,
     CombinedTimestepTextProjEmbeddings,
-    get_1d_rotary_pos_embed,
 )
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideoTransformer3DModel
 from diffusers.utils import BaseOutput, apply_lora_scale
 from torch import Tensor
 
+from magic141.attention import NORM_EPS, Attention, QKNorm, rope_table
 from magic141.errors import InputError
 from magic141.hunyuan import from_hunyuan_state, to_hunyuan_state
-
-NORM_EPS = 1e-6
 
 
 @dataclass
@@ -41,84 +37,6 @@ class Magic141TransformerOutput(BaseOutput):
 
     sample: Tensor
     features: tuple[Tensor, ...] = ()
-
-
-class AttentionProcessor:
-    """Where diffusers plugs in `set_attention_backend` and context parallelism."""
-
-    _attention_backend = None
-    _parallel_config = None
-
-    def __call__(self, attn: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        if self._attention_backend is None and q.device.type == "cpu" and torch.is_grad_enabled() and mask is None:
-            return _explicit_attention(q, k, v)
-        return dispatch_attention_fn(
-            q, k, v, attn_mask=mask, backend=self._attention_backend, parallel_config=self._parallel_config
-        )
-
-
-def _explicit_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Plain softmax attention: on a CPU the fused kernel's backward pass is three times slower than this."""
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    return (scores.softmax(-1) @ v).transpose(1, 2)
-
-
-class Attention(nn.Module, AttentionModuleMixin):
-    """Softmax attention over (B, S, H, D) queries, keys and values, without weights of its own."""
-
-    _default_processor_cls = AttentionProcessor
-    _available_processors = [AttentionProcessor]
-    _supports_qkv_fusion = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.set_processor(AttentionProcessor())
-
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self.processor(self, q, k, v, mask).flatten(2)
-
-
-class QKNorm(nn.Module):
-    """RMS norm of queries and keys over the head width, then rotation of the first `len(rope)` tokens.
-
-    `weight` (2, D): row 0 for queries, row 1 for keys.
-    """
-
-    def __init__(self, head_dim: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(2, head_dim))
-
-    def forward(self, qk: Tensor, rope: Tensor) -> Tensor:
-        """qk (B, S, 2, H, D), rope (<= S, D/2, 2) -> the same shape as qk."""
-        # Like the reference: statistics and rotation in float32 in every dtype, the rest at least in float32.
-        wide = qk.to(torch.promote_types(qk.dtype, torch.float32))
-        rstd = torch.rsqrt(wide.float().pow(2).mean(-1, keepdim=True) + NORM_EPS)
-        wide = wide * rstd * self.weight[:, None]
-        tokens = rope.shape[0]
-        rotated = rotate(wide[:, :tokens], rope)
-        if tokens == wide.shape[1]:
-            return rotated.to(qk.dtype)
-        return torch.cat([rotated.to(qk.dtype), wide[:, tokens:].to(qk.dtype)], dim=1)
-
-
-def rotate(x: Tensor, rope: Tensor) -> Tensor:
-    """Rotate pairs of channels of x (B, N, 2, H, D) by the angles of rope (N, D/2, 2): RoPE, arXiv 2104.09864."""
-    turned = torch.view_as_complex(x.float().unflatten(-1, (-1, 2))) * torch.view_as_complex(rope)[:, None, None]
-    return torch.view_as_real(turned).flatten(-2)
-
-
-@lru_cache(maxsize=16)
-def rope_table(grid: tuple[int, int, int], axes_dim: tuple[int, ...], theta: float, device: torch.device) -> Tensor:
-    """Cosine and sine of every token's angles: (N, D/2, 2) float32, N = the product of grid (time, height, width)."""
-    with torch.inference_mode(False), torch.no_grad():  # cached: also what training uses after a sampling run
-        axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float32, device=device) for n in grid), indexing="ij")
-        tables = [
-            get_1d_rotary_pos_embed(dim, axis.reshape(-1), theta, use_real=True)
-            for dim, axis in zip(axes_dim, axes, strict=True)
-        ]
-        cos, sin = (torch.cat([table[i][:, ::2] for table in tables], dim=1) for i in range(2))
-        return torch.stack([cos, sin], dim=-1).contiguous()
 
 
 class Modulation(nn.Linear):
@@ -167,13 +85,14 @@ class Stream(nn.Module):
         self.act = activation(activation_fn)
         self.mlp_out = nn.Linear(mlp_dim, dim)
 
-    def qkv(self, x: Tensor, shift: Tensor, scale: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, S, C) -> normed and rotated queries and keys (B, S, 2, H, D), values (B, S, H, D)."""
-        qkv = self.to_qkv(modulate(x, shift, scale)).unflatten(-1, (3, self.heads, -1))
-        return self.norm_qk(qkv[:, :, :2], rope), qkv[:, :, 2]
+    def qkv(self, x: Tensor, mods: Sequence[Tensor], rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, S, C) -> queries, keys and values (B, H, S, D)."""
+        qkv = self.to_qkv(modulate(x, mods[0], mods[1]))
+        return self.norm_qk(qkv.unflatten(-1, (3, self.heads, -1)), rope)
 
-    def close(self, x: Tensor, attn: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, mlp_gate: Tensor) -> Tensor:
+    def close(self, x: Tensor, attn: Tensor, mods: Sequence[Tensor]) -> Tensor:
         """Add the attention's output and the MLP's to the residual stream x."""
+        gate, shift, scale, mlp_gate = mods[2:]
         x = torch.addcmul(x, gate, self.to_out(attn))
         return torch.addcmul(x, mlp_gate, self.mlp_out(self.act(self.mlp_in(modulate(x, shift, scale)))))
 
@@ -181,31 +100,39 @@ class Stream(nn.Module):
 class DualStreamBlock(ModulatedBlock):
     """Video and text have their own weights and meet in one attention."""
 
-    def __init__(self, dim: int, heads: int, mlp_dim: int, activation_fn: str, shared_modulation: bool) -> None:
+    def __init__(
+        self, dim: int, heads: int, mlp_dim: int, activation_fn: str, shared_modulation: bool
+    ) -> None:
         super().__init__(dim, 12, shared_modulation)
         self.video = Stream(dim, heads, mlp_dim, activation_fn)
         self.text = Stream(dim, heads, mlp_dim, activation_fn)
         self.attn = Attention()
 
     def forward(
-        self, hidden_states: Tensor, encoder_hidden_states: Tensor, vec: Tensor, rope: Tensor, mask: Tensor | None
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        vec: Tensor,
+        rope: Tensor,
+        mask: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         mods = self.modulations(vec)
-        video, text = mods[:6], mods[6:]
-        qk, v = self.video.qkv(hidden_states, video[0], video[1], rope)
-        text_qk, text_v = self.text.qkv(encoder_hidden_states, text[0], text[1], rope[:0])
-        q, k = torch.cat([qk, text_qk], dim=1).unbind(2)
-        attn = self.attn(q, k, torch.cat([v, text_v], dim=1), mask)
-        tokens = hidden_states.shape[1]
-        hidden_states = self.video.close(hidden_states, attn[:, :tokens], *video[2:])
-        encoder_hidden_states = self.text.close(encoder_hidden_states, attn[:, tokens:], *text[2:])
+        video = self.video.qkv(hidden_states, mods[:6], rope)
+        text = self.text.qkv(encoder_hidden_states, mods[6:], rope[:0])
+        q, k, v = (torch.cat(pair, dim=2) for pair in zip(video, text, strict=True))
+        sizes = (hidden_states.shape[1], encoder_hidden_states.shape[1])
+        video_attn, text_attn = self.attn(q, k, v, mask).split(sizes, dim=1)
+        hidden_states = self.video.close(hidden_states, video_attn, mods[:6])
+        encoder_hidden_states = self.text.close(encoder_hidden_states, text_attn, mods[6:])
         return hidden_states, encoder_hidden_states
 
 
 class SingleStreamBlock(ModulatedBlock):
     """Attention and MLP side by side over the joint sequence [video, text]."""
 
-    def __init__(self, dim: int, heads: int, mlp_dim: int, activation_fn: str, shared_modulation: bool) -> None:
+    def __init__(
+        self, dim: int, heads: int, mlp_dim: int, activation_fn: str, shared_modulation: bool
+    ) -> None:
         super().__init__(dim, 3, shared_modulation)
         self.heads = heads
         self.to_qkv = nn.Linear(dim, 3 * dim)
@@ -218,10 +145,10 @@ class SingleStreamBlock(ModulatedBlock):
     def forward(self, hidden_states: Tensor, vec: Tensor, rope: Tensor, mask: Tensor | None) -> Tensor:
         shift, scale, gate = self.modulations(vec)
         x = modulate(hidden_states, shift, scale)
-        qkv = self.to_qkv(x).unflatten(-1, (3, self.heads, -1))
-        q, k = self.norm_qk(qkv[:, :, :2], rope).unbind(2)
-        attn = self.attn(q, k, qkv[:, :, 2], mask)
-        return torch.addcmul(hidden_states, gate, self.to_out(torch.cat([attn, self.act(self.mlp_in(x))], dim=-1)))
+        q, k, v = self.norm_qk(self.to_qkv(x).unflatten(-1, (3, self.heads, -1)), rope)
+        attn = self.attn(q, k, v, mask)
+        out = self.to_out(torch.cat([attn, self.act(self.mlp_in(x))], dim=-1))
+        return torch.addcmul(hidden_states, gate, out)
 
 
 class RefinerBlock(nn.Module):
@@ -241,7 +168,7 @@ class RefinerBlock(nn.Module):
 
     def forward(self, x: Tensor, vec: Tensor, mask: Tensor | None) -> Tensor:
         gate, mlp_gate = self.modulation(vec).unsqueeze(1).chunk(2, dim=-1)
-        q, k, v = self.to_qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        q, k, v = self.to_qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         x = torch.addcmul(x, gate, self.to_out(self.attn(q, k, v, mask)))
         return torch.addcmul(x, mlp_gate, self.mlp_out(F.silu(self.mlp_in(self.norm2(x)))))
 
@@ -321,14 +248,20 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
     ) -> None:
         super().__init__()
         if sum(rope_axes_dim) != attention_head_dim or len(rope_axes_dim) != 3:
-            raise InputError(f"rope_axes_dim={rope_axes_dim} must be 3 numbers that sum to {attention_head_dim=}")
+            raise InputError(
+                f"rope_axes_dim={rope_axes_dim} must be 3 numbers that sum to {attention_head_dim=}"
+            )
         if image_condition_type not in (None, "latent_concat"):
             raise InputError(f"{image_condition_type=} is unknown; use None or 'latent_concat'")
 
         dim = num_attention_heads * attention_head_dim
         patch = patch_size_t * patch_size**2
         block = (dim, num_attention_heads, int(dim * mlp_ratio), activation_fn, shared_modulation)
-        embed = CombinedTimestepGuidanceTextProjEmbeddings if guidance_embeds else CombinedTimestepTextProjEmbeddings
+        embed = (
+            CombinedTimestepGuidanceTextProjEmbeddings
+            if guidance_embeds
+            else CombinedTimestepTextProjEmbeddings
+        )
 
         self.x_embedder = nn.Linear(in_channels * patch, dim)
         self.context_embedder = TokenRefiner(text_embed_dim, dim, num_attention_heads, num_refiner_layers)
@@ -337,7 +270,9 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
         self.dual_modulation = Modulation(dim, 12) if shared_modulation else None
         self.single_modulation = Modulation(dim, 3) if shared_modulation else None
         self.transformer_blocks = nn.ModuleList(DualStreamBlock(*block) for _ in range(num_layers))
-        self.single_transformer_blocks = nn.ModuleList(SingleStreamBlock(*block) for _ in range(num_single_layers))
+        self.single_transformer_blocks = nn.ModuleList(
+            SingleStreamBlock(*block) for _ in range(num_single_layers)
+        )
         self.norm_out = Modulation(dim, 2)
         self.proj_out = nn.Linear(dim, out_channels * patch)
 
@@ -478,11 +413,17 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
         p, pt = self.config.patch_size, self.config.patch_size_t
         layers = self.config.num_layers + self.config.num_single_layers
         if channels != self.config.in_channels:
-            raise InputError(f"hidden_states has {channels} channels, the model takes {self.config.in_channels}")
+            raise InputError(
+                f"hidden_states has {channels} channels, the model takes {self.config.in_channels}"
+            )
         if any(n % m or n == 0 for n, m in zip(size, (pt, p, p), strict=True)):
-            raise InputError(f"latent size {tuple(size)} must be positive multiples of the patch ({pt}, {p}, {p})")
+            raise InputError(
+                f"latent size {tuple(size)} must be positive multiples of the patch ({pt}, {p}, {p})"
+            )
         if pooled_projections is None:
-            raise InputError("pooled_projections is missing; pass the pooled text embedding (B, pooled width)")
+            raise InputError(
+                "pooled_projections is missing; pass the pooled text embedding (B, pooled width)"
+            )
         if self.config.guidance_embeds and guidance is None:
             raise InputError("this model has guidance_embeds: pass guidance, 1000 x the guidance scale, (B,)")
         if continuation is not None and self.continuation_embedder is None:

@@ -1,0 +1,145 @@
+"""Attention of the transformer: rotary positions, normed queries and keys, and the softmax itself.
+
+Axes in comments: B batch, S tokens, H heads, D head width.
+"""
+
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import torch
+import torch.nn as nn
+from diffusers.models.attention import AttentionModuleMixin
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.embeddings import get_1d_rotary_pos_embed
+from torch import Tensor
+
+NORM_EPS = 1e-6
+EXPLICIT_LIMIT = 2048  # tokens; above it the scores would take more memory than the speed is worth
+
+
+class AttentionProcessor:
+    """Where diffusers plugs in `set_attention_backend` and context parallelism."""
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __call__(self, attn: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        unset = self._attention_backend is None and self._parallel_config is None
+        if unset and q.device.type == "cpu" and q.dtype == torch.bfloat16 and _trains(q):
+            return explicit_attention(q, k, v, mask)
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        out = dispatch_attention_fn(
+            q, k, v, attn_mask=mask, backend=self._attention_backend, parallel_config=self._parallel_config
+        )
+        return out.transpose(1, 2)
+
+
+def _trains(q: Tensor) -> bool:
+    return torch.is_grad_enabled() and q.requires_grad and q.shape[2] <= EXPLICIT_LIMIT
+
+
+def explicit_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax attention step by step: on a CPU in bfloat16 the fused kernel's backward pass is far slower."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.mT
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.softmax(-1) @ v
+
+
+class Attention(nn.Module, AttentionModuleMixin):
+    """Softmax attention of (B, H, S, D) queries, keys and values -> (B, S, H * D); no weights of its own."""
+
+    _default_processor_cls = AttentionProcessor
+    _available_processors: ClassVar = [AttentionProcessor]
+    _supports_qkv_fusion = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set_processor(AttentionProcessor())
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.processor(self, q, k, v, mask).transpose(1, 2).flatten(2)
+
+
+@lru_cache(maxsize=16)
+def rope_table(
+    grid: tuple[int, int, int], axes_dim: tuple[int, ...], theta: float, device: torch.device
+) -> Tensor:
+    """Cosine and sine of every token's angles, arXiv 2104.09864 on three axes.
+
+    Args:
+        grid: tokens along time, height, width; N is their product.
+        axes_dim: channels that each axis turns; they sum to D.
+
+    Returns:
+        (N, D / 2, 2) float32.
+    """
+    with torch.inference_mode(False), torch.no_grad():  # cached: training uses what a sampling run made
+        axes = torch.meshgrid(
+            *(torch.arange(n, dtype=torch.float32, device=device) for n in grid), indexing="ij"
+        )
+        tables = [
+            get_1d_rotary_pos_embed(dim, axis.reshape(-1), theta, use_real=True)
+            for dim, axis in zip(axes_dim, axes, strict=True)
+        ]
+        cos, sin = (torch.cat([table[i][:, ::2] for table in tables], dim=1) for i in range(2))
+        return torch.stack([cos, sin], dim=-1)
+
+
+class QKNorm(nn.Module):
+    """RMS norm of queries and keys over the head width, then rotation of the first N tokens.
+
+    `weight` (2, D): row 0 for queries, row 1 for keys.
+    """
+
+    def __init__(self, head_dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2, head_dim))
+
+    def forward(self, qkv: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Projections qkv (B, S, 3, H, D), rope (N <= S, D / 2, 2) -> q, k and v, each (B, H, S, D)."""
+        return _NormRotate.apply(qkv, self.weight, rope)
+
+
+class _NormRotate(torch.autograd.Function):
+    """Norm, rotation and the change of layout as one operator: autograd's own backward pass takes four times longer.
+
+    As in the reference, statistics and rotation are float32 in every dtype; the rest is float32 or wider.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, weight: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        wide = qkv[:, :, :2].to(torch.promote_types(qkv.dtype, torch.float32))
+        rstd = torch.rsqrt(wide.float().pow(2).mean(-1, keepdim=True) + NORM_EPS)
+        ctx.save_for_backward(qkv, weight, rope, rstd)
+        wide = (wide * rstd).mul_(weight[:, None])
+        _rotate_(wide[:, : len(rope)], torch.view_as_complex(rope))
+        out = torch.empty_like(qkv.permute(2, 0, 3, 1, 4), memory_format=torch.contiguous_format)
+        out[:2] = wide.permute(2, 0, 3, 1, 4)
+        out[2] = qkv[:, :, 2].transpose(1, 2)
+        return out[0], out[1], out[2]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_q: Tensor, grad_k: Tensor, grad_v: Tensor) -> tuple[Tensor, Tensor, None]:
+        qkv, weight, rope, rstd = ctx.saved_tensors
+        normed = qkv[:, :, :2] * rstd
+        grad = torch.empty_like(normed)
+        grad[:, :, 0] = grad_q.transpose(1, 2)
+        grad[:, :, 1] = grad_k.transpose(1, 2)
+        _rotate_(grad[:, : len(rope)], torch.view_as_complex(rope).conj())
+        product = grad * normed
+        grad_weight = product.sum((0, 1)).sum(1)
+        mean = product.mul_(weight[:, None]).mean(-1, keepdim=True)
+        grad_qkv = torch.empty_like(qkv)
+        grad_qkv[:, :, :2] = grad.mul_(weight[:, None]).addcmul_(normed, mean, value=-1).mul_(rstd)
+        grad_qkv[:, :, 2] = grad_v.transpose(1, 2)
+        return grad_qkv, grad_weight.to(weight.dtype), None
+
+
+def _rotate_(x: Tensor, rope: Tensor) -> None:
+    """Multiply pairs of channels of x (B, N, 2, H, D) by the complex numbers rope (N, D / 2), in place."""
+    turned = x.float()  # x itself unless it is float64
+    torch.view_as_complex(turned.unflatten(-1, (-1, 2))).mul_(rope[:, None, None])
+    if turned is not x:
+        x.copy_(turned)
