@@ -245,7 +245,7 @@ def _nvml_process_bytes() -> Bytes:
 
     pynvml.nvmlInit()
     try:
-        device = pynvml.nvmlDeviceGetHandleByPciBusId(_pci_bus_id(torch.cuda.current_device()))
+        device = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties().uuid}")
         processes = pynvml.nvmlDeviceGetComputeRunningProcesses(device)
     except pynvml.NVMLError:
         return NOT_MEASURABLE
@@ -253,10 +253,3 @@ def _nvml_process_bytes() -> Bytes:
         pynvml.nvmlShutdown()
     own = [process.usedGpuMemory for process in processes if process.pid == os.getpid()]
     return own[0] if own and own[0] else NOT_MEASURABLE
-
-
-def _pci_bus_id(index: int) -> str:
-    import torch
-
-    properties = torch.cuda.get_device_properties(index)
-    return f"{properties.pci_domain_id:08x}:{properties.pci_bus_id:02x}:{properties.pci_device_id:02x}.0"

@@ -145,7 +145,8 @@ class Record(Frozen):
     stage_reached: str | None = None
     cold_start: ColdStart = ColdStart()
     stages: dict[str, Timing] = Field(
-        default_factory=dict, description="per batch of clips; one is END_TO_END"
+        default_factory=dict,
+        description="END_TO_END and its parts; a stage entered k times a generation has k samples for its one",
     )
     real_time_factor: Timing | None = Field(None, description="wall / video seconds, end to end, warm")
     empty_region_seconds: float | None = Field(None, description="what timing itself costs a stage")
@@ -222,6 +223,7 @@ class Manifest(Frozen):
     schema_version: Literal[1] = 1
     run: str
     suite: str
+    suite_path: str = Field("", description="the file that the suite came from")
     question: dict[str, Any] = Field(description="the suite as resolved, every default written out")
     command: str
     started: datetime

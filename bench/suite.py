@@ -215,6 +215,8 @@ class Cell(Strict):
     ) -> Self:
         system = systems.make(spec.adapter, {**point, **resolved_precision(spec.adapter, point)})
         knobs = systems.knobs_of(system)
+        if int(knobs.get("batch_size") or 1) < 1:
+            raise SuiteError(f"{name}: batch_size={knobs['batch_size']!r} must be 1 or more")
         weights, missing = _weights(system)
         question = {
             "adapter": spec.adapter,

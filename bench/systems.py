@@ -20,7 +20,7 @@ and their defaults become part of the question. A complete one:
         def load(self) -> None: ...               # heavy imports belong here, not at the top of the module
 
         def generate(self, requests, stages) -> Output:
-            with stages("denoising step"):        # device synchronised at both edges
+            with stages("denoise"):                  # device synchronised at both edges
                 ...
             return Output(frames)                 # uint8, (N, T, H, W, 3)
 
@@ -43,12 +43,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from bench.errors import InvalidOutputError, SuiteError, nearest
 from bench.records import Knob
+from magic141.stages import DENOISE, FILE_ENCODE, IMAGE, IMAGE_ENCODE, TEXT_ENCODE, VAE_DECODE
 
 if TYPE_CHECKING:
     from magic141.data.world import Scene
 
-STAGES = ("text encode", "image (T2I)", "image encode", "denoising step", "VAE decode", "file encode")
-"""Names that tables show in this order. A system may mark others; `file encode` is marked by the bench."""
+STAGES = (TEXT_ENCODE, IMAGE, IMAGE_ENCODE, DENOISE, VAE_DECODE, FILE_ENCODE)
+"""In the order of tables. A system may mark others; the bench itself marks `FILE_ENCODE`."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,13 @@ def make(path: str, knobs: Mapping[str, Knob]) -> System:
         if name not in known:
             raise SuiteError(f"{path} has no knob {name!r}{nearest(name, known)} Known: {', '.join(known)}")
     try:
-        return TypeAdapter(adapter).validate_python(dict(knobs))  # type: ignore[no-any-return]
+        return TypeAdapter(adapter).validate_python(dict(knobs))
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(map(str, first["loc"])) or "knobs"
-        raise SuiteError(f"{path}: {name}={first['input']!r}: {first['msg']}") from error
+        reason = first["msg"].removeprefix("Value error, ")
+        if first["loc"]:
+            reason = f"{'.'.join(map(str, first['loc']))}={first['input']!r}: {reason}"
+        raise SuiteError(f"{path}: {reason}") from error
 
 
 def knobs_of(system: System) -> dict[str, Knob]:

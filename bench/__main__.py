@@ -1,0 +1,139 @@
+"""`python -m bench`: run a suite, look at runs, compare them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from magic141.errors import Magic141Error
+
+app = typer.Typer(
+    help="Sweep text-to-video systems over their knobs: latency, memory and quality, as records and a report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+errors = Console(stderr=True)
+
+SuiteFile = Annotated[
+    Path | None, typer.Argument(metavar="SUITE.yaml", help="What to ask; see bench/suites/.")
+]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where runs lie.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, its name, or latest.")]
+RESULTS = Path("results")
+
+
+@app.command()
+def run(
+    suite: SuiteFile = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            "--resume", metavar="RUN", help="Run what RUN lacks. Without SUITE.yaml: the suite it had."
+        ),
+    ] = None,
+    out: Out = RESULTS,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="WHAT", help="SYSTEM, KNOB=VALUE or a cell id; A,B means both."),
+    ] = None,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Leave report.html out.")] = False,
+) -> None:
+    """Answer every cell of a suite, each in a fresh process, and rebuild the report after each."""
+    with typed_errors():
+        from bench.command import Command
+
+        command = Command.make(suite, resume, out, only or [], report=not no_report)
+        console.print(command.plan())
+        console.print(command.summary(), markup=False, highlight=False, soft_wrap=True)
+        if not dry_run:
+            raise typer.Exit(command.execute(console, shlex.join(["python", "-m", "bench", *sys.argv[1:]])))
+
+
+@app.command()
+def ls(out: Out = RESULTS) -> None:
+    """List the runs in DIR."""
+    with typed_errors():
+        from bench import tables
+        from bench.records import Manifest, Store, latest
+
+        folders = sorted(path.parent for path in out.glob("*/run.json"))
+        found = [(f, Manifest.read(f), list(latest(Store(f).records()).values())) for f in folders]
+        console.print(tables.runs(found) if found else f"no runs in {out}")
+
+
+@app.command()
+def show(
+    name: RunName = "latest",
+    out: Out = RESULTS,
+    cell: Annotated[
+        str | None, typer.Option("--cell", metavar="ID", help="The whole record of one cell.")
+    ] = None,
+) -> None:
+    """Print the table of a run, or one record as JSON."""
+    with typed_errors():
+        from bench import tables
+        from bench.command import one_cell
+        from bench.records import Store, latest
+        from bench.runner import locate
+
+        records = latest(Store(locate(name, out)).records())
+        if cell is None:
+            console.print(tables.rows(list(records.values())))
+        else:
+            console.print_json(one_cell(records, cell).model_dump_json())
+
+
+@app.command()
+def diff(first: RunName, second: RunName, out: Out = RESULTS) -> None:
+    """Compare two runs cell by cell: scores by paired samples, refused where protocols differ."""
+    with typed_errors():
+        from bench import tables
+        from bench.compare import compare
+        from bench.errors import RunError
+        from bench.records import Store, latest
+        from bench.runner import locate
+
+        folders = locate(first, out), locate(second, out)
+        records = [latest(Store(folder).records()) for folder in folders]
+        found = list(compare(records[0], records[1], folders))
+        if not found:
+            raise RunError(
+                f"{first} and {second} have no cell in common: a cell is a system, its knobs, weights, prompts, "
+                "seeds and protocol, so suites that differ in one of these cannot be paired"
+            )
+        console.print(tables.differences(found))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of suite files, for editors."""
+    from bench.suite import Suite
+
+    console.print_json(json.dumps(Suite.model_json_schema()))
+
+
+@contextmanager
+def typed_errors() -> Iterator[None]:
+    """Prints errors that are somebody's mistake, without traceback, and exits with code 2."""
+    from bench.records import RecordError
+
+    try:
+        yield
+    except (Magic141Error, RecordError) as error:
+        errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m bench")

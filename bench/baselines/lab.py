@@ -1,0 +1,101 @@
+"""Our pipeline at the lab scale, through the same door as everybody's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from bench.errors import UnsupportedError
+from bench.systems import Output, Request, Stages, to_uint8
+from magic141 import arguments, weights
+
+STEP_SECONDS = 0.004
+"""What a plan takes one pass of one clip through the transformer to cost, batched, on two cores with bf16."""
+CLIP_SECONDS = 0.03
+"""The same for what a clip costs besides: conditions, VAE, its file, its scores."""
+
+
+@dataclass
+class Lab:
+    """`Magic141Pipeline` with knobs as its arguments.
+
+    `task`: "text to video" runs both halves, each with `num_inference_steps` steps; "image to video" starts from
+    the true first frame of the prompt's scene, and so needs prompts of the lab world. `precision` is the
+    transformer's and the text encoder's; the VAE stays in fp32, where a step of bf16 is a grey level. The steps'
+    arithmetic is fp32 always.
+    """
+
+    model: str = "lab"
+    task: Literal["text to video", "image to video"] = "text to video"
+    num_inference_steps: int = 28
+    guidance_scale: float = 2.0
+    image_guidance_scale: float | None = None
+    shift: float | None = None
+    num_frames: int = 33
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    batch_size: int = 1
+
+    imports: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "magic141.pipeline", "magic141.data.render")
+    fps: ClassVar[int] = 16
+
+    def __post_init__(self) -> None:
+        arguments.check_num_inference_steps(self.num_inference_steps)
+        arguments.check_guidance_scale(self.guidance_scale)
+        if self.image_guidance_scale is not None:
+            arguments.check_guidance_scale(self.image_guidance_scale, "image_guidance_scale")
+        arguments.check_shift(self.shift)
+        arguments.check_num_frames(self.num_frames)
+
+    def weights(self) -> str | None:
+        return weights.fingerprint(weights.resolve(self.model))
+
+    def seconds_per_clip(self) -> float:
+        passes = self.num_inference_steps * (2 if self.guidance_scale != 1 else 1)
+        return CLIP_SECONDS + STEP_SECONDS * passes * (1.2 if self.task == "text to video" else 1.0)
+
+    def load(self) -> None:
+        import torch
+
+        from magic141.pipeline import Magic141Pipeline
+
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        pipeline = Magic141Pipeline.from_pretrained(self.model).to(self._device)
+        pipeline.transformer.to(dtype)
+        pipeline.text_encoder.to(dtype)
+        pipeline.set_progress_bar_config(disable=True)
+        self._pipeline = pipeline
+
+    def generate(self, requests: Sequence[Request], stages: Stages) -> Output:
+        import torch
+
+        images = self._images(requests) if self.task == "image to video" else None
+        self._pipeline.stage_hook = stages
+        # One generator a clip: a clip does not depend on its batch.
+        frames = self._pipeline(
+            prompt=[request.prompt for request in requests],
+            image=None if images is None else list(images),
+            num_frames=self.num_frames,
+            num_inference_steps=self.num_inference_steps,
+            guidance_scale=self.guidance_scale,
+            image_guidance_scale=self.image_guidance_scale,
+            shift=self.shift,
+            generator=[torch.Generator().manual_seed(request.seed) for request in requests],
+            output_type="np",
+        ).frames
+        return Output(to_uint8(frames), images)
+
+    @staticmethod
+    def _images(requests: Sequence[Request]) -> np.ndarray[Any, Any]:
+        """True first frames, uint8 (N, H, W, 3)."""
+        from magic141.data.render import render
+
+        scenes = [request.scene for request in requests if request.scene is not None]
+        if len(scenes) < len(requests):
+            raise UnsupportedError(
+                "`task: image to video` needs prompts of the lab world: `prompts: {split: …}`"
+            )
+        return render(scenes, 1)[:, 0].numpy()

@@ -1,0 +1,84 @@
+"""Reference rows of the lab world: they calibrate every score. They answer for prompts that have a scene."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from bench.errors import UnsupportedError
+from bench.systems import Output, Request, Stages
+from magic141.data.world import Scene
+
+RENDER = "render"
+
+
+@dataclass
+class Truth:
+    """The scene of the prompt, rendered: what a perfect system would be scored."""
+
+    num_frames: int = 33
+    batch_size: int = 1
+
+    imports: ClassVar[tuple[str, ...]] = ("torch", "magic141.data.render")
+    fps: ClassVar[int] = 16
+
+    def weights(self) -> str | None:
+        return None
+
+    def seconds_per_clip(self) -> float:
+        return 0.01
+
+    def load(self) -> None:
+        pass
+
+    def generate(self, requests: Sequence[Request], stages: Stages) -> Output:
+        with stages(RENDER):
+            return Output(self._frames(requests))
+
+    def _frames(self, requests: Sequence[Request]) -> np.ndarray:
+        from magic141.data.render import render
+
+        return render(_scenes(requests), self.num_frames).numpy()
+
+
+@dataclass
+class Static(Truth):
+    """The first true frame, repeated: right in everything but motion."""
+
+    def _frames(self, requests: Sequence[Request]) -> np.ndarray:
+        from magic141.data.render import render
+
+        return render(_scenes(requests), 1).expand(-1, self.num_frames, -1, -1, -1).numpy()
+
+
+@dataclass
+class Noise(Truth):
+    """Uniform random pixels, drawn from the request's seed: wrong in everything."""
+
+    def _frames(self, requests: Sequence[Request]) -> np.ndarray:
+        import torch
+
+        shape = (self.num_frames, *_size())
+        clips = [
+            torch.randint(256, shape, generator=torch.Generator().manual_seed(r.seed), dtype=torch.uint8)
+            for r in requests
+        ]
+        return torch.stack(clips).numpy()
+
+
+def _scenes(requests: Sequence[Request]) -> list[Scene]:
+    scenes = [request.scene for request in requests if request.scene is not None]
+    if len(scenes) < len(requests):
+        raise UnsupportedError(
+            "truth is known for prompts of the lab world alone: give `prompts: {split: …}`"
+        )
+    return scenes
+
+
+def _size() -> tuple[int, int, int]:
+    from magic141.data.factors import FRAME_SIZE
+
+    return FRAME_SIZE, FRAME_SIZE, 3

@@ -1,0 +1,193 @@
+"""What `bench run` does between its arguments and the driver: everything that can be refused, before anything runs."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from rich.console import Console
+from rich.table import Table
+
+from bench import hardware, runner, tables
+from bench import suite as suites
+from bench.errors import RunError, SuiteError, nearest
+from bench.records import Budget, Environment, Manifest, PlannedCell, Record, Store, latest
+from bench.suite import Cell, Suite
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Command:
+    """A run that has been checked. `folder` is None for a new one."""
+
+    suite: Suite
+    suite_path: str
+    cells: list[Cell]
+    budgets: list[Budget]
+    done: set[str]
+    out: Path
+    folder: Path | None
+    old: Manifest | None
+    environment: Environment
+    report: bool
+
+    @classmethod
+    def make(
+        cls, path: Path | None, resume: str | None, out: Path, only: Sequence[str], report: bool
+    ) -> Self:
+        """Raises SuiteError, RunError, RecordError; has written nothing."""
+        folder = old = None
+        if resume is not None:
+            folder = runner.locate(resume, out)
+            old, out = Manifest.read(folder), folder.parent
+        if path is not None:
+            suite, suite_path = suites.read(path), path.as_posix()
+        elif old is not None:
+            suite, suite_path = suites.parse(old.question, f"{folder}/run.json"), old.suite_path
+        else:
+            raise SuiteError("name a suite, such as bench/suites/lab.yaml, or a run to --resume")
+        cells = suite.cells()
+        if path is None and old is not None and not only:
+            # What was asked with --only is resumed as it was asked.
+            asked = [(planned.system, planned.knobs) for planned in old.plan]
+            cells = [cell for cell in cells if (cell.system, cell.knobs) in asked] or cells
+        cells = select(cells, only)
+        runner.check_writable(out if folder is None else folder)
+        environment = hardware.environment(suite.threads)
+        done: set[str] = set()
+        if folder is not None:
+            todo = {cell.id for cell in runner.pending(cells, Store(folder), environment.fingerprint)}
+            done = {cell.id for cell in cells} - todo
+        budgets = runner.predicted(cells, suite, runner.history(out), report)
+        return cls(suite, suite_path, cells, budgets, done, out, folder, old, environment, report)
+
+    def plan(self) -> Table:
+        return tables.plan(self.cells, self.budgets, self.done)
+
+    @property
+    def predicted(self) -> Budget:
+        """Of the cells that have no record yet, with the imports before them."""
+        left = [b for cell, b in zip(self.cells, self.budgets, strict=True) if cell.id not in self.done]
+        heavy = any(runner.systems.find(spec.adapter).imports for spec in self.suite.systems.values())
+        preload = runner.PRELOAD_SECONDS if left and heavy else 0.0
+        return Budget(
+            cells=len(left), seconds=preload + sum(b.seconds for b in left), bytes=sum(b.bytes for b in left)
+        )
+
+    def summary(self) -> str:
+        left = self.predicted
+        lines = [
+            f"predicted: {left.cells} cells, {tables.seconds(left.seconds)}, {left.bytes / 1e6:.1f} MB on disk"
+        ]
+        if self.old is not None:
+            lines.append(f"resuming {self.folder}: {len(self.done)} of {len(self.cells)} cells are done")
+            if self.old.fingerprint != self.environment.fingerprint:
+                lines.append(
+                    "the environment has changed since (code, packages or machine): all cells run again"
+                )
+        return "\n".join(lines)
+
+    def execute(self, console: Console, command: str) -> int:
+        """Runs what is left; returns the exit code: 130 after Ctrl-C, 1 where no cell ended well, else 0."""
+        run = self.folder or runner.create(self.out, self.suite.name)
+        display = tables.Live(console, self.cells, self.budgets)
+        options = runner.Options(self.suite_path, self.environment.threads, self.report)
+        try:
+            with runner.exclusive(run), display.progress:
+                driver = runner.Driver(run, self.suite, self.manifest(run, command), options, display)
+                records = driver.drive(self.cells)
+        except KeyboardInterrupt:
+            display.note(f"interrupted: python -m bench run --resume {run} runs what is left")
+            return INTERRUPTED
+        console.print(tables.rows(records))
+        self._sum_up(console, run, Manifest.read(run))
+        return 0 if any(record.outcome == "ok" for record in records) else 1
+
+    def manifest(self, run: Path, command: str) -> Manifest:
+        known = {} if self.old is None else {planned.cell: planned for planned in self.old.plan}
+        for cell, budget in zip(self.cells, self.budgets, strict=True):
+            known.setdefault(
+                cell.id,
+                PlannedCell(
+                    cell=cell.id,
+                    system=cell.system,
+                    knobs=cell.knobs,
+                    seconds=budget.seconds,
+                    bytes=budget.bytes,
+                ),
+            )
+        return Manifest(
+            run=run.name,
+            suite=self.suite.name,
+            suite_path=self.suite_path,
+            question=self.suite.model_dump(mode="json"),
+            command=command if self.old is None else self.old.command,
+            started=datetime.datetime.now(datetime.UTC) if self.old is None else self.old.started,
+            fingerprint=self.environment.fingerprint,
+            environment=self.environment,
+            plan=tuple(known.values()),
+            predicted=self.predicted if self.old is None else self.old.predicted,
+            first_clip=None if self.old is None else self.old.first_clip,
+        )
+
+    def _sum_up(self, console: Console, run: Path, manifest: Manifest) -> None:
+        records = latest(Store(run).records()).values()
+        bad = sum(record.outcome != "ok" for record in records)
+        lines = [f"{len(records)} cells, {bad} not ok" if bad else f"{len(records)} cells, all ok"]
+        if manifest.measured is not None:
+            took, guess = manifest.measured, manifest.predicted
+            lines.append(
+                f"took {tables.seconds(took.seconds)} (predicted {tables.seconds(guess.seconds)}), "
+                f"{took.bytes / 1e6:.1f} MB (predicted {guess.bytes / 1e6:.1f} MB)"
+            )
+        empty = [record.empty_region_seconds for record in records if record.empty_region_seconds]
+        if empty:
+            lines.append(f"an empty timed region costs {max(empty) * 1e6:.1f} µs at most")
+        report = run / runner.REPORT
+        lines.append(f"report: {report}" if report.exists() else f"records: {run}")
+        console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def select(cells: list[Cell], only: Sequence[str]) -> list[Cell]:
+    """Cells that meet every condition of at least one `only`. Raises SuiteError for what matches nothing."""
+    if not only:
+        return cells
+    wanted = [[_condition(term.strip(), cells) for term in terms.split(",")] for terms in only]
+    chosen = [cell for cell in cells if any(all(cell.id in ids for ids in terms) for terms in wanted)]
+    if not chosen:
+        raise SuiteError(
+            f"--only {' --only '.join(only)} leaves no cell: no cell meets all conditions of one"
+        )
+    return chosen
+
+
+def _condition(term: str, cells: Sequence[Cell]) -> set[str]:
+    """Ids of the cells that one condition names."""
+    knob, separator, value = term.partition("=")
+    if separator:
+        known = sorted({name for cell in cells for name in cell.knobs})
+        if knob not in known:
+            raise SuiteError(f"--only {term}: no cell has a knob {knob!r}{nearest(knob, known)}")
+        found = {cell.id for cell in cells if str(cell.knobs.get(knob)) == value}
+        values = list(dict.fromkeys(str(cell.knobs[knob]) for cell in cells if knob in cell.knobs))
+        hint = f"it is one of {', '.join(values)}"
+    else:
+        found = {
+            cell.id for cell in cells if cell.system == term or (len(term) >= 4 and cell.id.startswith(term))
+        }
+        hint = f"no system or cell id is called so{nearest(term, {cell.system for cell in cells})}"
+    if not found:
+        raise SuiteError(f"--only {term}: {hint}")
+    return found
+
+
+def one_cell(records: Mapping[str, Record], prefix: str) -> Record:
+    """The record whose cell id starts with `prefix`. Raises RunError unless there is exactly one."""
+    found = [record for cell, record in records.items() if cell.startswith(prefix)]
+    if len(found) != 1:
+        raise RunError(f"{len(found)} cells have an id that starts with {prefix!r}{nearest(prefix, records)}")
+    return found[0]

@@ -1,0 +1,108 @@
+"""Two runs, cell by cell: paired by cell id, scores by paired samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench.records import END_TO_END, Record, Score, Timing, read_samples
+
+RESAMPLES = 4000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One line of a comparison, as text. `verdict` is empty where nothing can be said."""
+
+    cell: str
+    system: str
+    what: str
+    first: str
+    second: str
+    interval: str = ""
+    n: str = ""
+    verdict: str = ""
+
+
+def compare(
+    first: Mapping[str, Record], second: Mapping[str, Record], folders: tuple[Path, Path]
+) -> Iterator[Difference]:
+    """Second minus first, for every cell that both have. Raises RecordError for samples that were tampered with."""
+    for cell, a in first.items():
+        b = second.get(cell)
+        if b is None:
+            continue
+        if a.outcome != "ok" or b.outcome != "ok":
+            same = "" if a.outcome == b.outcome else "differs"
+            yield Difference(cell, a.system, "outcome", a.outcome, b.outcome, verdict=same)
+            continue
+        yield _latency(a, b)
+        pairs = paired_samples(a, b, folders)
+        for name in a.scores:
+            if name in b.scores:
+                yield _score(a, b, name, pairs.get(name))
+
+
+def paired_samples(a: Record, b: Record, folders: tuple[Path, Path]) -> dict[str, np.ndarray]:
+    """Column -> differences second minus first, over the prompts and seeds where both have a number."""
+    tables = [
+        {(row["index"], row["seed"]): row for row in read_samples(folder, record)}
+        for folder, record in zip(folders, (a, b), strict=True)
+    ]
+    common = [key for key in tables[0] if key in tables[1]]
+    columns = {}
+    for name in a.scores:
+        values = [(tables[0][key].get(name), tables[1][key].get(name)) for key in common]
+        numbers = [(x, y) for x, y in values if x is not None and y is not None]
+        if numbers:
+            columns[name] = np.array([float(y) - float(x) for x, y in numbers])
+    return columns
+
+
+def bootstrap_mean(differences: np.ndarray) -> tuple[float, float]:
+    """95 % percentile interval of the mean of paired differences (fixed seed)."""
+    draws = np.random.default_rng(0).integers(len(differences), size=(RESAMPLES, len(differences)))
+    low, high = np.quantile(differences[draws].mean(1), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _score(a: Record, b: Record, name: str, differences: np.ndarray | None) -> Difference:
+    one, two = a.scores[name], b.scores[name]
+    line = (a.cell, a.system, name, _value(one), _value(two))
+    if one.protocol != two.protocol:
+        return Difference(*line, verdict="refused: protocols differ")
+    if one.value is None or two.value is None:
+        return Difference(*line, verdict="undefined")
+    if differences is None:
+        return Difference(*line, interval=f"{two.value - one.value:+.3g}", verdict="no paired samples")
+    low, high = bootstrap_mean(differences)
+    text = f"{differences.mean():+.3g} [{low:+.3g}, {high:+.3g}]"
+    return Difference(*line, interval=text, n=str(len(differences)), verdict=_verdict(low, high, one))
+
+
+def _verdict(low: float, high: float, score: Score) -> str:
+    if low <= 0 <= high:
+        return "no difference seen"
+    if score.better == "target":
+        return "differs"
+    return "better" if (low > 0) == (score.better == "higher") else "worse"
+
+
+def _latency(a: Record, b: Record) -> Difference:
+    """Ratio of medians. Each side is one process, so this is a hint: `gate` is what decides."""
+    one, two = a.stages[END_TO_END], b.stages[END_TO_END]
+    what = f"{END_TO_END} (s)"
+    note = "one process each" if a.fingerprint == b.fingerprint else "environments differ"
+    ratio = f"× {two.median / one.median:.3f}"
+    return Difference(a.cell, a.system, what, _median(one), _median(two), ratio, f"{one.n}, {two.n}", note)
+
+
+def _median(timing: Timing) -> str:
+    return f"{timing.median:.4g}"
+
+
+def _value(score: Score) -> str:
+    return "undefined" if score.value is None else f"{score.value:.4g}"

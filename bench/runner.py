@@ -1,0 +1,297 @@
+"""The driver: runs a plan cell by cell, each in a process of its own, and alone appends to the store.
+
+A record is appended when its samples and clips are in place, in one write. So a kill at any moment loses the
+cell in flight and nothing else, and `resume` runs what has no record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import filelock
+
+from bench import systems, worker
+from bench.errors import RunError
+from bench.isolation import Ending, Isolation
+from bench.records import Budget, FirstClip, Manifest, Record, RecordError, Store, latest, write_atomically
+from bench.suite import Cell, Suite
+
+REPORT = "report.html"
+LATEST = "latest"
+REPORT_LIMIT = 120.0
+PRELOAD_SECONDS, REPORT_SECONDS = 15.0, 2.0
+"""What a plan adds for imports (once, if a system has any) and for the report (after every cell)."""
+CLIP_BYTES, ROW_BYTES, CELL_BYTES = 24_000, 400, 12_000
+"""What a plan takes a stored clip, a row of samples and a record to weigh."""
+
+
+class Display(Protocol):
+    """What the driver tells whoever watches."""
+
+    def note(self, text: str) -> None: ...
+
+    def cell_started(self, cell: Cell) -> None: ...
+
+    def cell_progress(self, cell: Cell, stage: str, share: float) -> None: ...
+
+    def cell_finished(self, cell: Cell, record: Record) -> None: ...
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of a run, not of its question: none changes a number."""
+
+    suite_path: str
+    threads: int
+    report: bool
+
+
+def create(out: Path, name: str) -> Path:
+    """A new folder for a run under `out`. Raises RunError where that cannot be written."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        for suffix in ("", *(f"-{number}" for number in range(2, 100))):
+            with contextlib.suppress(FileExistsError):
+                (run := out / f"{name}-{stamp}{suffix}").mkdir()
+                return run
+    except OSError as error:
+        raise RunError(
+            f"{out} cannot be written ({error.strerror}): name another folder with --out"
+        ) from error
+    raise RunError(f"{out} holds a hundred runs of this second")
+
+
+def check_writable(out: Path) -> None:
+    """Raises RunError where `create` would fail; leaves nothing behind."""
+    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise RunError(
+            f"{out} cannot be written ({error.strerror}): name another folder with --out"
+        ) from error
+
+
+def locate(name: str, out: Path) -> Path:
+    """The run folder that a user means: a path, a name under `out`, or `latest`. Raises RunError."""
+    pointer = out / LATEST
+    if name in (LATEST, str(pointer)):
+        if not pointer.is_file():
+            raise RunError(f"{pointer} does not exist: there is no latest run in {out}")
+        name = pointer.read_text(encoding="utf-8").strip()
+    for folder in (Path(name), out / name):
+        if (folder / "run.json").is_file():
+            return folder
+    raise RunError(f"no run {name!r}: neither {name}/run.json nor {out / name}/run.json exists; see `ls`")
+
+
+@contextlib.contextmanager
+def exclusive(run: Path) -> Iterator[None]:
+    """Raises RunError where another process is driving this run. The lock goes with its holder, however killed."""
+    lock = filelock.FileLock(run / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise RunError(f"{run} is in use by another bench: wait for it, or stop it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def history(out: Path) -> dict[str, float]:
+    """Seconds that each cell took when it last ended well, over all readable runs in `out`."""
+    seconds = {}
+    for store in sorted(out.glob("*/records.jsonl")) if out.is_dir() else ():
+        with contextlib.suppress(RecordError, OSError):
+            seconds.update({r.cell: r.seconds for r in Store(store.parent).records() if r.outcome == "ok"})
+    return seconds
+
+
+def predicted(cells: Sequence[Cell], suite: Suite, past: Mapping[str, float], report: bool) -> list[Budget]:
+    """One budget a cell, from what it took before, or from its system's own guess."""
+    budgets = []
+    for cell in cells:
+        clips = cell.prompts.count * len(cell.seeds)
+        size = min(suite.clips + 1, clips) * CLIP_BYTES + clips * ROW_BYTES + CELL_BYTES
+        seconds = min(past.get(cell.id, cell.predicted_seconds), suite.time_limit)
+        budgets.append(Budget(cells=1, seconds=seconds + REPORT_SECONDS * report, bytes=size))
+    return budgets
+
+
+def imports(suite: Suite, report: bool) -> list[str]:
+    """Every module that a child may need, heavy ones first."""
+    named = [name for spec in suite.systems.values() for name in systems.find(spec.adapter).imports]
+    adapters = [spec.adapter.partition(":")[0] for spec in suite.systems.values()]
+    return list(dict.fromkeys([*named, *suite.scorer_imports, *adapters, *["reports.build"] * report]))
+
+
+class Driver:
+    """Runs the cells of one run that have no record yet. Hold `exclusive(run)` around it."""
+
+    def __init__(
+        self, run: Path, suite: Suite, manifest: Manifest, options: Options, display: Display
+    ) -> None:
+        self._run, self._suite, self._manifest = run, suite, manifest
+        self._options, self._display = options, display
+        self._store = Store(run)
+        self._isolation = Isolation(imports(suite, options.report))
+        self._work = run / ".work"
+
+    def drive(self, cells: Sequence[Cell]) -> list[Record]:
+        """Records of all `cells`, old and new. An interruption leaves everything finished so far."""
+        start = time.monotonic()
+        self._prepare()
+        todo = pending(cells, self._store, self._manifest.fingerprint)
+        if todo:
+            preload = self._isolation.preload()
+            self._display.note(f"imported in {preload:.1f} s")
+            self._first_sight(todo)
+            for cell in todo:
+                self._answer(cell, preload)
+        shutil.rmtree(self._work, ignore_errors=True)
+        records = latest(self._store.records())
+        done = [records[cell.id] for cell in cells]
+        self._close(done, time.monotonic() - start, {cell.id for cell in todo})
+        return done
+
+    def _prepare(self) -> None:
+        if self._store.repair():
+            self._display.note("the last record was torn by a kill: its cell runs again")
+        shutil.rmtree(self._work, ignore_errors=True)
+        self._work.mkdir()
+        self._manifest.write(self._run)
+        out = self._run.parent
+        write_atomically(out / LATEST, self._run.name + "\n")
+        target = f"{self._run.name}/{REPORT}"
+        page = f'<!doctype html><meta http-equiv="refresh" content="0; url={target}"><a href="{target}">report</a>'
+        write_atomically(out / f"{LATEST}.html", page + "\n")
+
+    def _first_sight(self, todo: Sequence[Cell]) -> None:
+        """One clip before anything is measured, so that a look tells whether the rest is worth the wait."""
+        if self._manifest.first_clip is not None:
+            return
+        candidates = [cell for cell in todo if cell.role == "system"] or list(todo)
+        cell = candidates[len(candidates) // 2]  # neither the cheapest of a sweep nor the dearest
+        job = self._job(cell)
+        ending = self._isolation.call(
+            worker.first_clip, (job,), job.work / "log", self._suite.time_limit, self._progress(cell)
+        )
+        answer = job.work / "first.json"
+        if not answer.exists():
+            self._display.note(f"no first clip: {cell.label}: {ending.reason}")
+            return
+        clip = FirstClip.model_validate_json(answer.read_bytes())
+        (job.work / clip.path).replace(self._run / clip.path)
+        self._manifest = self._manifest.model_copy(update={"first_clip": clip})
+        self._manifest.write(self._run)
+        self._display.note(
+            f"first clip: {self._run / clip.path} ({clip.system}, cold: {clip.seconds:.2f} s, "
+            f"real-time factor {clip.real_time_factor:.2f})"
+        )
+
+    def _answer(self, cell: Cell, preload: float) -> None:
+        self._display.cell_started(cell)
+        job = self._job(cell)
+        started = datetime.datetime.now(datetime.UTC)
+        ending = self._isolation.call(
+            worker.run_cell, (job,), job.work / "log", self._suite.time_limit, self._progress(cell)
+        )
+        record = read_answer(job, ending, started)
+        cold = record.cold_start.model_copy(update={"imports": preload, "spawn": ending.spawn_seconds})
+        record = record.model_copy(update={"cold_start": cold, "seconds": ending.seconds})
+        self._keep(job, ending, record)
+        self._store.append(record)
+        shutil.rmtree(job.work, ignore_errors=True)
+        self._display.cell_finished(cell, record)
+        if self._options.report:
+            self._report()
+
+    def _job(self, cell: Cell) -> worker.Job:
+        # A folder of its own for each attempt: what an orphan of a killed driver still writes lands nowhere.
+        work = Path(tempfile.mkdtemp(prefix=f"{cell.id}-", dir=self._work)).absolute()
+        command = f"python -m bench run {self._options.suite_path} --only {cell.id}"
+        fingerprint = self._manifest.fingerprint
+        return worker.Job(cell, self._suite, fingerprint, self._options.threads, command, work)
+
+    def _progress(self, cell: Cell) -> Callable[[str, float], None]:
+        return lambda stage, share: self._display.cell_progress(cell, stage, share)
+
+    def _keep(self, job: worker.Job, ending: Ending, record: Record) -> None:
+        """Moves what the record names into the run, and the log of a cell that said or broke something."""
+        cell = job.cell.id
+        for folder, entry in (("samples", f"{cell}.jsonl"), ("clips", cell)):
+            source, target = job.work / folder / entry, self._run / folder / entry
+            if target.is_dir():
+                shutil.rmtree(target)
+            if source.exists() and record.outcome == "ok":
+                target.parent.mkdir(exist_ok=True)
+                source.replace(target)
+        if ending.log and record.outcome != "ok":
+            (self._run / "logs").mkdir(exist_ok=True)
+            write_atomically(self._run / "logs" / f"{cell}.txt", ending.log)
+
+    def _report(self) -> None:
+        """Rebuilds the report in a child: whatever happens to it, the run goes on."""
+        arguments = ([self._run.absolute()], (self._run / REPORT).absolute())
+        log = self._work / "report-log"
+        ending = self._isolation.call(build_report, arguments, log, REPORT_LIMIT)
+        if ending.timed_out or ending.exit_code != 0:
+            reason = "it took too long" if ending.timed_out else ending.reason
+            self._display.note(f"the report was not rebuilt: {reason}")
+        log.unlink(missing_ok=True)
+
+    def _close(self, records: Sequence[Record], wall: float, ran: set[str]) -> None:
+        """Writes what the run took: its cells in all, and what this invocation spent around them."""
+        around = wall - sum(record.seconds for record in records if record.cell in ran)
+        measured = Budget(
+            cells=len(records),
+            seconds=sum(record.seconds for record in records) + around,
+            bytes=sum(path.stat().st_size for path in self._run.rglob("*") if path.is_file()),
+        )
+        update = {"measured": measured, "finished": datetime.datetime.now(datetime.UTC)}
+        self._manifest = self._manifest.model_copy(update=update)
+        self._manifest.write(self._run)
+        if self._options.report:
+            self._work.mkdir(exist_ok=True)
+            self._report()
+            shutil.rmtree(self._work, ignore_errors=True)
+
+
+def pending(cells: Sequence[Cell], store: Store, fingerprint: str) -> list[Cell]:
+    """The cells without a record from this environment: a record from another answers another question."""
+    records = latest(store.records())
+    return [cell for cell in cells if cell.id not in records or records[cell.id].fingerprint != fingerprint]
+
+
+def read_answer(job: worker.Job, ending: Ending, started: datetime.datetime) -> Record:
+    """The worker's record, or one that says why there is none."""
+    path = job.work / worker.RECORD
+    if path.exists() and not ending.timed_out:
+        return Record.model_validate_json(path.read_bytes())
+    if ending.timed_out:
+        outcome, message = "timeout", f"stopped at the time limit of {job.suite.time_limit:g} s"
+    else:
+        outcome, message = ("oom" if ending.killed_for_memory else "crashed"), ending.reason
+    return job.record(
+        outcome=outcome,
+        message=message,
+        stage_reached=ending.stage or "start",
+        started=started,
+        seconds=ending.seconds,
+    )
+
+
+def build_report(runs: list[Path], output: Path, announcer: object) -> None:
+    """Found by name, in a child: the bench does not depend on its reports."""
+    systems.find("reports.build:build", "report")(runs, output)

@@ -1,0 +1,148 @@
+"""What the command line prints: plans, rows of a run, comparisons, progress."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from bench.compare import Difference
+from bench.records import END_TO_END, NOT_MEASURABLE, Budget, Bytes, Manifest, Record, Score
+from bench.suite import Cell
+
+METRICS_A_TABLE = 5
+
+
+def seconds(value: float) -> str:
+    """A duration as a person reads it."""
+    if value < 1:
+        return f"{value * 1000:.3g} ms"
+    return f"{value:.1f} s" if value < 120 else f"{int(value // 60)} min {int(value % 60):02d} s"
+
+
+def size(value: Bytes) -> str:
+    """Bytes as MB, or the words that stand in their place."""
+    return value if value == NOT_MEASURABLE else f"{int(value) / 1e6:.1f} MB"
+
+
+def number(score: Score) -> str:
+    """A score with half the width of its interval."""
+    if score.value is None:
+        return "undefined"
+    if score.low is None or score.high is None:
+        return f"{score.value:.3g}"
+    return f"{score.value:.3g} ± {(score.high - score.low) / 2:.2g}"
+
+
+def plan(cells: Sequence[Cell], budgets: Sequence[Budget], done: set[str]) -> Table:
+    table = Table("cell", "asks", "predicted", title=f"{len(cells)} cells", title_justify="left")
+    for cell, budget in zip(cells, budgets, strict=True):
+        when = "done" if cell.id in done else seconds(budget.seconds)
+        table.add_row(cell.id, cell.label + (" (no weights)" if cell.weights_missing else ""), when)
+    return table
+
+
+def rows(records: Sequence[Record]) -> Group:
+    """What cells cost, then what they scored, a few metrics at a time so that a narrow terminal shows them."""
+    cost = Table("cell", "asks", "outcome", "a clip", "real time ×", "memory")
+    labels = {record.cell: label(record, records) for record in records}
+    for record in records:
+        whole, factor = record.stages.get(END_TO_END), record.real_time_factor
+        cost.add_row(
+            record.cell,
+            labels[record.cell],
+            record.outcome,
+            seconds(whole.median / int(record.knobs.get("batch_size") or 1)) if whole else "",
+            f"{factor.median:.2f}" if factor else "",
+            _memory(record),
+        )
+    metrics = list(dict.fromkeys(name for record in records for name in record.scores))
+    scored = [record for record in records if record.scores]
+    parts = [cost]
+    for start in range(0, len(metrics), METRICS_A_TABLE):
+        shown = metrics[start : start + METRICS_A_TABLE]
+        table = Table("asks", *shown)
+        for record in scored:
+            cells = (number(record.scores[name]) if name in record.scores else "" for name in shown)
+            table.add_row(labels[record.cell], *cells)
+        parts.append(table)
+    return Group(*parts)
+
+
+def label(record: Record, records: Sequence[Record]) -> str:
+    """The system, and those of its knobs that vary within it."""
+    own = [other for other in records if other.system == record.system]
+    return " ".join([record.system, *(f"{name}={record.knobs[name]}" for name in varied_knobs(own))])
+
+
+def varied_knobs(records: Sequence[Record]) -> list[str]:
+    """Knobs that do not have one value in all records that have them."""
+    names = dict.fromkeys(name for record in records for name in record.knobs)
+    values = {name: {repr(r.knobs[name]) for r in records if name in r.knobs} for name in names}
+    return [name for name in names if len(values[name]) > 1]
+
+
+def _memory(record: Record) -> str:
+    if record.memory is None:
+        return ""
+    peaks = (record.memory.cuda_allocated, record.memory.tensors, record.memory.resident)
+    return next((size(peak) for peak in peaks if peak != NOT_MEASURABLE), NOT_MEASURABLE)
+
+
+def runs(folders: Sequence[tuple[Path, Manifest, Sequence[Record]]]) -> Table:
+    table = Table("run", "suite", "started", "cells", "ok", "took", "environment")
+    for folder, manifest, records in folders:
+        took = seconds(manifest.measured.seconds) if manifest.measured else "unfinished"
+        good = sum(record.outcome == "ok" for record in records)
+        started = f"{manifest.started:%Y-%m-%d %H:%M}"
+        done = f"{len(records)}/{len(manifest.plan)}"
+        table.add_row(folder.name, manifest.suite, started, done, str(good), took, manifest.fingerprint)
+    return table
+
+
+def differences(found: Sequence[Difference]) -> Table:
+    table = Table("cell", "system", "what", "first", "second", "difference", "n", "verdict")
+    for one in found:
+        table.add_row(one.cell, one.system, one.what, one.first, one.second, one.interval, one.n, one.verdict)
+    return table
+
+
+class Live:
+    """Progress on a terminal; one line a cell everywhere."""
+
+    def __init__(self, console: Console, cells: Sequence[Cell], budgets: Sequence[Budget]) -> None:
+        self._console = console
+        self._predicted = {cell.id: budget.seconds for cell, budget in zip(cells, budgets, strict=True)}
+        self._left = dict(self._predicted)
+        self._count, self._total = 0, len(cells)
+        self._spent = self._planned = 0.0
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[eta]}"))
+        self.progress = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
+        self._task: TaskID = self.progress.add_task("preparing", total=sum(self._left.values()), eta="")
+
+    def note(self, text: str) -> None:
+        self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def cell_started(self, cell: Cell) -> None:
+        self._count += 1
+
+    def cell_progress(self, cell: Cell, stage: str, share: float) -> None:
+        left = self._left[cell.id] * (1 - share)
+        done = sum(self._predicted.values()) - sum(self._left.values()) + self._left[cell.id] - left
+        eta = left + sum(value for key, value in self._left.items() if key != cell.id)
+        # Predictions are off by one factor for all cells more than they are off cell by cell.
+        pace = self._spent / self._planned if self._planned else 1.0
+        text = f"{self._count}/{self._total} {cell.label}: {stage or 'start'}"
+        self.progress.update(self._task, completed=done, description=text, eta=f"{seconds(eta * pace)} left")
+
+    def cell_finished(self, cell: Cell, record: Record) -> None:
+        self._spent += record.seconds
+        self._planned += self._predicted[cell.id]
+        self._left[cell.id] = 0.0
+        factor = f", real-time factor {record.real_time_factor.median:.2f}" if record.real_time_factor else ""
+        reason = f": {record.message}" if record.outcome != "ok" else factor
+        head = f"[{self._count}/{self._total}] {cell.label}: {record.outcome}"
+        self.note(f"{head} in {seconds(record.seconds)}{reason}")

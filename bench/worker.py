@@ -1,0 +1,335 @@
+"""One cell in one fresh process: load, then latency, memory and quality, each in a pass of its own.
+
+Everything goes into a temporary folder laid out like a run (samples/, clips/) with the record beside it; the
+driver moves it into the run. A cell that fails leaves a record too, unless its process was killed.
+"""
+
+from __future__ import annotations
+
+import datetime
+import gc
+import math
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from bench import measure, systems
+from bench.errors import InvalidOutputError, UnsupportedError
+from bench.isolation import Announcer
+from bench.records import (
+    END_TO_END,
+    Clip,
+    ColdStart,
+    FirstClip,
+    Outcome,
+    Record,
+    Score,
+    write_atomically,
+    write_samples,
+)
+from bench.suite import Cell, Suite
+from bench.systems import Output, Request, System
+from magic141.errors import WeightsMissing
+from magic141.stages import FILE_ENCODE
+from magic141.video import write_video
+
+RECORD = "record.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker is sent. `work` is the folder that it may write to."""
+
+    cell: Cell
+    suite: Suite
+    fingerprint: str
+    threads: int
+    command: str
+    work: Path
+
+    def record(self, **fields: Any) -> Record:
+        """A record of this cell with what is known before it starts."""
+        return Record(
+            cell=self.cell.id,
+            fingerprint=self.fingerprint,
+            suite=self.suite.name,
+            system=self.cell.system,
+            role=self.cell.role,
+            knobs=self.cell.knobs,
+            weights_sha256=self.cell.weights_sha256,
+            prompts=self.cell.prompts,
+            seeds=tuple(self.cell.seeds),
+            command=self.command,
+            **fields,
+        )
+
+
+class _AnnouncedStopwatch(measure.Stopwatch):
+    def __init__(self, announcer: Announcer, phase: str) -> None:
+        super().__init__(measure.synchronise())
+        self._announcer, self._phase = announcer, phase
+
+    def open(self, name: str) -> None:
+        self._announcer.stage(f"{self._phase}: {name}")
+        super().open(name)
+
+
+def run_cell(job: Job, announcer: Announcer) -> None:
+    """Answers `job.cell` and writes the record. Whatever goes wrong becomes the record's outcome."""
+    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
+    found: dict[str, Any] = {}  # fields of the record; what was measured before a failure is kept
+    phase = _Phase(announcer)
+
+    def record(**ending: Any) -> Record:
+        return job.record(started=started, seconds=time.perf_counter() - clock, **found, **ending)
+
+    try:
+        _passes(job, phase, found)
+        answer = record(outcome="ok")
+    except Exception as error:
+        traceback.print_exc()
+        answer = record(outcome=outcome_of(error), message=_message(error), stage_reached=phase.reached)
+    write_atomically(job.work / RECORD, answer.model_dump_json())
+
+
+class _Phase:
+    """Where the worker is: announced to the driver, and named in the record after a failure."""
+
+    def __init__(self, announcer: Announcer) -> None:
+        self.announcer = announcer
+        self.name = "load"
+        self.stopwatch: measure.Stopwatch | None = None
+
+    def enter(self, name: str) -> measure.Stopwatch:
+        self.name = name
+        self.announcer.stage(name)
+        self.stopwatch = _AnnouncedStopwatch(self.announcer, name)
+        return self.stopwatch
+
+    @property
+    def reached(self) -> str:
+        stages = self.stopwatch.current if self.stopwatch else []
+        return ": ".join([self.name, *stages[-1:]])
+
+
+def outcome_of(error: Exception) -> Outcome:
+    """Which outcome an exception means."""
+    if isinstance(error, WeightsMissing):
+        return "weights-missing"
+    if isinstance(error, UnsupportedError):
+        return "unsupported"
+    if isinstance(error, InvalidOutputError | ValidationError):
+        return "invalid"
+    return "oom" if is_out_of_memory(error) else "crashed"
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Python's, CUDA's, and the CPU allocator's, which is a bare RuntimeError."""
+    named = type(error).__name__ in ("OutOfMemoryError", "MemoryError", "_ArrayMemoryError")
+    allocator = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return named or isinstance(error, MemoryError) or allocator
+
+
+def _message(error: Exception) -> str:
+    text = str(error).strip()
+    typed = (WeightsMissing, UnsupportedError, InvalidOutputError)
+    return text if isinstance(error, typed) and text else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+def _passes(job: Job, phase: _Phase, found: dict[str, Any]) -> None:
+    cell, suite = job.cell, job.suite
+    phase.enter("load")
+    if cell.weights_missing:
+        raise WeightsMissing(cell.weights_missing)
+    system = systems.make(cell.adapter, cell.knobs)
+    _set_threads(system, job.threads)
+    baseline = measure.anonymous_bytes()
+    clock = time.perf_counter()
+    system.load()
+    load = time.perf_counter() - clock
+    requests = suite.requests()
+
+    first_stopwatch = phase.enter("first")
+    clock = time.perf_counter()
+    _generate(system, _batch(requests, cell, 0), first_stopwatch)
+    found["cold_start"] = ColdStart(load=load, first=time.perf_counter() - clock)
+    found["empty_region_seconds"] = measure.empty_region_seconds()
+
+    _latency(job, system, requests, phase, found)
+    phase.enter("memory")
+    found["memory"] = measure.memory(
+        lambda stages: _generate(system, _batch(requests, cell, 0), stages), baseline
+    )
+    phase.enter("quality")
+    output = _quality(job, system, requests, phase)
+    phase.enter("score")
+    _score(job, system.fps, requests, output, found)
+
+
+def _set_threads(system: System, threads: int) -> None:
+    if "torch" in system.imports:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _batch(requests: Sequence[Request], cell: Cell, number: int) -> list[Request]:
+    size = int(cell.knobs.get("batch_size") or 1)
+    return [requests[(number * size + place) % len(requests)] for place in range(size)]
+
+
+def _generate(system: System, requests: Sequence[Request], stages: measure.Stopwatch) -> Output:
+    output = system.generate(requests, stages)
+    systems.check_output(output, len(requests))
+    return output
+
+
+def _latency(job: Job, system: System, requests: list[Request], phase: _Phase, found: dict[str, Any]) -> None:
+    """Text in, file out, for `batch_size` clips, `repeats` times after `warmup`."""
+    for number in range(job.suite.warmup):
+        _timed(system, _batch(requests, job.cell, number), phase.enter("warm-up"))
+    stopwatch = phase.enter("latency")
+    factors = []
+    for number in range(job.suite.repeats):
+        gc.collect()
+        batch = _batch(requests, job.cell, number)
+        output = _timed(system, batch, stopwatch)
+        video_seconds = len(batch) * output.frames.shape[1] / system.fps
+        factors.append(stopwatch.samples[END_TO_END][-1] / video_seconds)
+    found["stages"] = {name: measure.timing(values) for name, values in stopwatch.samples.items()}
+    found["real_time_factor"] = measure.timing(factors)
+
+
+def _timed(system: System, batch: list[Request], stopwatch: measure.Stopwatch) -> Output:
+    with tempfile.TemporaryDirectory() as folder, stopwatch(END_TO_END):
+        output = system.generate(batch, stopwatch)
+        with stopwatch(FILE_ENCODE):
+            for place, frames in enumerate(output.frames):
+                write_video(Path(folder) / f"{place}.mp4", frames, system.fps)
+    systems.check_output(output, len(batch))
+    return output
+
+
+def _quality(job: Job, system: System, requests: list[Request], phase: _Phase) -> Output:
+    """Every prompt with every seed, in batches that are as large as throughput wants."""
+    size = job.suite.quality_batch
+    outputs = []
+    for start in range(0, len(requests), size):
+        stopwatch = phase.enter("quality")
+        outputs.append(_generate(system, requests[start : start + size], stopwatch))
+        phase.announcer.progress(min(start + size, len(requests)) / len(requests))
+    firsts = [output.first_frames for output in outputs if output.first_frames is not None]
+    return Output(
+        np.concatenate([output.frames for output in outputs]),
+        np.concatenate(firsts) if len(firsts) == len(outputs) else None,
+    )
+
+
+def _score(job: Job, fps: int, requests: list[Request], output: Output, found: dict[str, Any]) -> None:
+    scorer = systems.find(job.suite.scorer, "scorer")
+    result = scorer(
+        frames=output.frames,
+        scenes=[request.scene for request in requests],
+        first_frames=output.first_frames,
+        prompts=[request.prompt for request in requests],
+        metrics=list(job.suite.metrics),
+    )
+    scores = {name: to_score(score) for name, score in result.aggregate.items()}
+    if absent := [name for name in job.suite.metrics if name not in scores]:
+        raise InvalidOutputError(f"{job.suite.scorer} returned no score for {', '.join(absent)}")
+    columns = {str(name): list(values) for name, values in result.per_sample.items()}
+    rows = [
+        {"index": request.index, "prompt": request.prompt, "seed": request.seed}
+        | {name: _plain(values[place]) for name, values in columns.items()}
+        for place, request in enumerate(requests)
+    ]
+    found["scores"] = scores
+    found["samples"] = write_samples(job.work, job.cell.id, rows)
+    found["clips"] = _store_clips(job, fps, requests, output, worst(scores, rows))
+
+
+def to_score(score: Any) -> Score:
+    """A scorer's score (attributes as `evals.protocol.Score`) as a record's."""
+    target = 1.0 if score.better == "one" else None
+    return Score(
+        value=_plain(score.value),
+        low=_plain(score.low),
+        high=_plain(score.high),
+        n=score.n,
+        protocol=score.protocol,
+        better="target" if score.better == "one" else score.better,
+        target=target,
+        floor=_plain(score.floor),
+        unit=getattr(score, "unit", ""),
+        note=score.note,
+    )
+
+
+def worst(scores: dict[str, Score], rows: list[dict[str, Any]]) -> int:
+    """The row whose rank, averaged over the metrics that score single clips, is lowest."""
+    ranks = np.zeros(len(rows))
+    for name, score in scores.items():
+        values = np.array([math.nan if row.get(name) is None else float(row[name]) for row in rows])
+        if np.isnan(values).all():
+            continue
+        badness = {"higher": -values, "lower": values, "target": abs(values - (score.target or 0))}[
+            score.better
+        ]
+        badness = np.where(np.isnan(badness), np.nanmedian(badness), badness)
+        ranks += (badness[:, None] > badness[None, :]).mean(1)
+    return int(ranks.argmax())
+
+
+def _store_clips(
+    job: Job, fps: int, requests: list[Request], output: Output, worst_place: int
+) -> tuple[Clip, ...]:
+    folder = job.work / "clips" / job.cell.id
+    folder.mkdir(parents=True)
+    places = [(place, "fixed") for place in range(min(job.suite.clips, job.cell.prompts.count))]
+    clips = []
+    for place, role in [*places, (worst_place, "worst")]:
+        request = requests[place]
+        path = folder / f"{request.index:05d}-{request.seed}.mp4"
+        if not path.exists():
+            write_video(path, output.frames[place], fps)
+        relative = path.relative_to(job.work).as_posix()
+        clips.append(
+            Clip(index=request.index, prompt=request.prompt, seed=request.seed, path=relative, role=role)
+        )
+    return tuple(clips)
+
+
+def _plain(value: Any) -> Any:
+    """A value of a table as JSON holds it: numpy scalars as Python's, NaN and infinities as None."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def first_clip(job: Job, announcer: Announcer) -> None:
+    """One clip from a cold system, the first sight of a run: first.mp4 and first.json in `job.work`."""
+    announcer.stage("load")
+    system = systems.make(job.cell.adapter, job.cell.knobs)
+    _set_threads(system, job.threads)
+    system.load()
+    request = job.suite.requests()[0]
+    announcer.stage("generate")
+    clock = time.perf_counter()
+    output = _generate(system, [request], measure.Stopwatch(measure.synchronise()))
+    write_video(job.work / "first.mp4", output.frames[0], system.fps)
+    seconds = time.perf_counter() - clock
+    seen = FirstClip(
+        path="first.mp4",
+        prompt=request.prompt,
+        system=job.cell.label,
+        seconds=seconds,
+        real_time_factor=seconds * system.fps / output.frames.shape[1],
+    )
+    write_atomically(job.work / "first.json", seen.model_dump_json())
