@@ -1,0 +1,133 @@
+"""Run folders to one HTML file that needs nothing else: no network, no server, no script."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from bench.records import write_atomically
+from reports import clips, plots, table, text
+from reports.caveats import caveats
+from reports.load import ReportError, Run, load
+from reports.metrics import Metric, metrics
+from reports.rows import Row, rows
+from reports.verdict import machine, verdict
+
+MAX_BYTES = 15_000_000
+"""A report can be mailed and attached. Clips beyond this are left out by whole rows, and the page says so."""
+
+OPEN_STRIPS = 6
+"""Rows of clips that stand open, the first ones of the suite; the others are folded."""
+
+_HERE = Path(__file__).parent
+
+
+def build(run_dirs: Sequence[Path], output: Path) -> Path:
+    """Writes the report of one or several runs, finished or not, to `output`; returns it.
+
+    The same records give the same bytes. The file appears whole or not at all.
+
+    Raises:
+        ReportError: a folder is missing or no run, has another schema version, the report is too large even
+            without clips, or `output` cannot be written.
+    """
+    runs = load(run_dirs)
+    html = _page(runs)
+    try:
+        if output.is_dir():
+            raise IsADirectoryError(f"{output} is a folder; name a file, such as {output / 'report.html'}")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(output, html)
+    except OSError as error:
+        raise ReportError(f"the report cannot be written to {output}: {error}") from error
+    return output
+
+
+def _page(runs: Sequence[Run]) -> str:
+    cells = rows(runs)
+    found = metrics(cells)
+    main = next((metric for metric in found if metric.systems), None)
+    wanted, problems = clips.strips(cells)
+    context = {
+        "runs": runs,
+        "cells": cells,
+        "other": [(run, record) for run in runs for record in run.records if record.kind != "cell"],
+        "done": sum(row.record is not None for row in cells),
+        "failed": [row for row in cells if row.record and not row.ok],
+        "missing": [row for row in cells if row.record is None],
+        "metrics": found,
+        "metric": main,
+        "verdict": verdict(cells, main),
+        "machines": _unique(machine(run) for run in runs),
+        "descriptions": _unique(run.manifest.question.get("description") for run in runs),
+        "table": table.Table(cells, found),
+        "command": f"python -m reports build {' '.join(map(_named, runs))} -o report.html",
+        **_figures(cells, found, main),
+    }
+    template = _environment().get_template("template.html.j2")
+
+    def write(shown: Sequence[clips.Strip], left_out: Sequence[clips.Strip]) -> str:
+        notes = caveats(runs, cells, found, problems, left_out)
+        return template.render(context, strips=shown, left_out=left_out, caveats=notes)
+
+    bare = len(write(clips.without_clips(wanted), wanted).encode())
+    if bare > MAX_BYTES:
+        raise ReportError(
+            f"the report has {text.size(bare)} without any clip, more than {text.size(MAX_BYTES)}: "
+            "build it from fewer runs"
+        )
+    return write(*clips.fit(wanted, MAX_BYTES - bare))
+
+
+def _figures(cells: Sequence[Row], found: Sequence[Metric], main: Metric | None) -> dict[str, Any]:
+    series = dict.fromkeys(row.series for row in cells if row.ok and not row.reference)
+    colours = {name: index for index, name in enumerate(series)}
+    plotted = [metric for metric in found if metric.systems]
+    large = []
+    if main:
+        large = [plots.against_latency(main, "main-latency", colours, large=True)]
+        large.append(plots.against_steps(main, "main-steps", colours, large=True) or "")
+    return {
+        "series": colours,
+        "large": [Markup(figure) for figure in large if figure],
+        "small": [
+            (metric, Markup(plots.against_latency(metric, f"small-{index}", colours, large=False)))
+            for index, metric in enumerate(plotted)
+            if metric is not main
+        ],
+        "stages": Markup(plots.stages(cells, "stages") or ""),
+    }
+
+
+def _unique(values: Iterable[Any]) -> list[Any]:
+    return list(dict.fromkeys(filter(None, values)))
+
+
+def _named(run: Run) -> str:
+    """The run folder as it was given, or its name: an absolute path says nothing on another machine."""
+    return run.path.name if run.path.is_absolute() else run.path.as_posix()
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(
+        text=text,
+        table_of=table,
+        OPEN_STRIPS=OPEN_STRIPS,
+        passes=plots.passes,
+        css=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
+        script=Markup((_HERE / "script.js").read_text(encoding="utf-8")),
+        pretty=lambda value: json.dumps(value, indent=1, ensure_ascii=False, default=str),
+    )
+    return environment

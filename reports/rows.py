@@ -1,0 +1,141 @@
+"""Every cell of every run as one row: finished, failed or not run yet, never a hole."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from bench.records import END_TO_END, Knob, PlannedCell, Record, Timing
+from reports.load import Run
+
+NO_ANCHOR = r"[^\w-]"
+STEPS = "num_inference_steps"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A cell with the words that name it. `record` is None where the cell was planned but has no record.
+
+    `series` names the curve it belongs to: cells that differ by their step count only (and by what was tuned
+    for that step count) share one.
+    """
+
+    key: str
+    run: Run
+    label: str
+    series: str
+    system: str
+    knobs: dict[str, Knob]
+    record: Record | None
+    planned: PlannedCell | None
+
+    @property
+    def ok(self) -> bool:
+        return self.record is not None and self.record.outcome == "ok"
+
+    @property
+    def reference(self) -> bool:
+        return self.record is not None and self.record.role == "reference"
+
+    @property
+    def short(self) -> str:
+        """The label without the system, where something is left of it."""
+        return self.label.removeprefix(f"{self.system} · ")
+
+    @property
+    def outcome(self) -> str:
+        return self.record.outcome if self.record else "not run yet"
+
+    @property
+    def steps(self) -> int | None:
+        value = self.knobs.get(STEPS)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    @property
+    def latency(self) -> Timing | None:
+        """Seconds from text to encoded file for one batch of clips, warm."""
+        return self.record.stages.get(END_TO_END) if self.record else None
+
+    @property
+    def video_seconds(self) -> float | None:
+        """Seconds of video in one batch of clips."""
+        if self.record is None or self.record.real_time_factor is None or self.latency is None:
+            return None
+        return self.latency.median / self.record.real_time_factor.median
+
+
+def rows(runs: Sequence[Run]) -> list[Row]:
+    """Rows of cells: systems by curve and step count first, then references, in the order of the records."""
+    found: list[Row] = []
+    for index, run in enumerate(runs):
+        where = f" ({run.tag})" if run.tag else ""
+        cells: list[Record | PlannedCell] = [record for record in run.records if record.kind == "cell"]
+        cells += run.missing
+        systems = dict.fromkeys(cell.system for cell in cells)
+        for system in systems:
+            found += _system_rows(
+                index, run, system, where, [cell for cell in cells if cell.system == system]
+            )
+    return [row for row in found if not row.reference] + [row for row in found if row.reference]
+
+
+def _system_rows(
+    index: int, run: Run, system: str, where: str, cells: Sequence[Record | PlannedCell]
+) -> list[Row]:
+    splitting = _splitting_knobs(cells)
+    naming = _naming_knobs(cells, splitting)
+    made = []
+    for cell in cells:
+        record = cell if isinstance(cell, Record) else None
+        made.append(
+            Row(
+                key=f"cell-{index}-{re.sub(NO_ANCHOR, '_', cell.cell)}",
+                run=run,
+                label=_name(system, cell.knobs, naming) + where,
+                series=_name(system, cell.knobs, splitting) + where,
+                system=system,
+                knobs=cell.knobs,
+                record=record,
+                planned=cell if isinstance(cell, PlannedCell) else None,
+            )
+        )
+    order = list(dict.fromkeys(row.series for row in made))
+    return sorted(made, key=lambda row: (order.index(row.series), row.steps or 0))
+
+
+def _splitting_knobs(cells: Sequence[Record | PlannedCell]) -> list[str]:
+    """Knobs that differ between cells of equal step count. Guidance tuned per step count is not one of them."""
+    by_steps: dict[Knob, list[dict[str, Knob]]] = {}
+    for cell in cells:
+        by_steps.setdefault(cell.knobs.get(STEPS), []).append(cell.knobs)
+    return [name for name in _varying(cells) if any(_differs(name, group) for group in by_steps.values())]
+
+
+def _naming_knobs(cells: Sequence[Record | PlannedCell], splitting: Sequence[str]) -> list[str]:
+    """The step count and the knobs that split curves; together they tell all cells of a system apart."""
+    has_steps = any(cell.knobs.get(STEPS) is not None for cell in cells)
+    return ([STEPS] if has_steps else []) + [name for name in splitting if name != STEPS]
+
+
+def _varying(cells: Iterable[Record | PlannedCell]) -> list[str]:
+    knobs = [cell.knobs for cell in cells]
+    names = dict.fromkeys(name for group in knobs for name in group)
+    return [name for name in names if name != STEPS and _differs(name, knobs)]
+
+
+def _differs(name: str, knobs: Sequence[dict[str, Knob]]) -> bool:
+    return len({str(group.get(name)) for group in knobs}) > 1
+
+
+def _name(system: str, knobs: dict[str, Knob], naming: Sequence[str]) -> str:
+    return " · ".join(
+        [system, *(knob_text(name, knobs[name]) for name in naming if knobs.get(name) is not None)]
+    )
+
+
+def knob_text(name: str, value: Knob) -> str:
+    """`8 steps`, `sparsity 0.5`."""
+    if name == STEPS:
+        return f"{value}\u00a0step{'' if value == 1 else 's'}"
+    return f"{name.replace('_', ' ')} {value}"

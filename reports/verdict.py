@@ -1,0 +1,107 @@
+"""Three sentences computed from the records: the best quality, what reaches it for less, and the speed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from bench.records import Timing
+from reports import text
+from reports.load import Run
+from reports.metrics import Metric, Point
+from reports.rows import Row
+
+
+def verdict(rows: Sequence[Row], metric: Metric | None) -> list[Markup]:
+    """One to three sentences, as HTML with links to the cells. `metric` decides what "best" means."""
+    timed = [(row, row.latency) for row in rows if row.ok and not row.reference and row.latency]
+    if not timed:
+        return [Markup("No system has a finished cell yet, so there is nothing to compare.")]
+    best = metric.best() if metric else None
+    if metric is None or best is None:
+        row, latency = min(timed, key=lambda entry: entry[1].median)
+        return [
+            Markup("No cell carries a quality score, so only cost can be compared."),
+            Markup("{} is the fastest of {}, at {} a batch.").format(
+                link(row), text.count(len(timed), "setting"), _time(latency)
+            ),
+            _speed(row),
+        ]
+    chosen, sentence = _cheapest(metric, best)
+    return [_best(metric, best), sentence, _speed(chosen.row)]
+
+
+def link(row: Row) -> Markup:
+    return Markup('<a href="#{}"><strong>{}</strong></a>').format(row.key, row.label)
+
+
+def machine(run: Run) -> str:
+    """The hardware of a run, in a few words."""
+    environment = run.manifest.environment
+    return environment.gpu or f"{text.count(environment.cores, 'core')} of {environment.cpu}"
+
+
+def _best(metric: Metric, best: Point) -> Markup:
+    ranked = sorted(metric.references, key=lambda point: point.cost)
+    anchors = ", ".join(f"{metric.reference_name(point)} scores {point.shown}" for point in ranked)
+    return Markup("Best quality by {} ({}): {} with {}{}.").format(
+        metric.title,
+        metric.direction,
+        link(best.row),
+        _score(best),
+        f"; for scale, {anchors}" if anchors else "",
+    )
+
+
+def _cheapest(metric: Metric, best: Point) -> tuple[Point, Markup]:
+    """The fastest setting whose interval reaches the best score, and the sentence that says so."""
+    cheaper = sorted(
+        (point for point in metric.systems if point.seconds < best.seconds), key=lambda point: point.seconds
+    )
+    if not cheaper:
+        return best, Markup("No setting that was scored is faster.")
+    reaching = next((point for point in cheaper if point.reaches(best)), None)
+    nearest = reaching or min(cheaper, key=lambda point: point.cost)
+    wording = (
+        "The cheapest setting whose 95&nbsp;% interval reaches that score is {} with {}, {} faster."
+        if reaching
+        else "No faster setting has a 95&nbsp;% interval that reaches that score; the nearest is {} with {}, {} faster."
+    )
+    sentence = Markup(wording).format(
+        link(nearest.row), _score(nearest), text.times(best.seconds / nearest.seconds)
+    )
+    return reaching or best, sentence
+
+
+def _speed(row: Row) -> Markup:
+    factor = row.record.real_time_factor if row.record else None
+    if factor is None:
+        return Markup("Its speed was not measured.")
+    ratio, word = (1 / factor.median, "faster") if factor.median <= 1 else (factor.median, "slower")
+    return Markup(
+        "{} makes one second of video in {}, <strong>{} {} than it plays</strong>, warm, on {}."
+    ).format(link(row), _time(factor), text.times(ratio), word, machine(row.run))
+
+
+def _score(point: Point) -> Markup:
+    return Markup('<span title="{}"><b class="n">{}</b> <small>[{}], n&nbsp;=&nbsp;{}</small></span>').format(
+        f"{point.score.protocol}\n{point.row.record.command if point.row.record else ''}",
+        _with_unit(point),
+        point.bounds or "no interval",
+        f"{point.score.n:,}",
+    )
+
+
+def _with_unit(point: Point) -> str:
+    return f"{point.shown} {point.score.unit}" if point.score.unit not in ("", "fraction") else point.shown
+
+
+def _time(timing: Timing) -> Markup:
+    bounds = text.seconds_interval(timing.median, timing.low, timing.high)
+    return Markup('<span title="{}"><b class="n">{}</b> <small>[{}], n&nbsp;=&nbsp;{}</small></span>').format(
+        "median of warm runs, end to end, with its 95 % interval",
+        text.seconds(timing.median, timing.low, timing.high),
+        bounds or "no interval",
+        timing.n,
+    )
