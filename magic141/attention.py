@@ -4,7 +4,7 @@ Axes in comments: B batch, S tokens, H heads, D head width.
 """
 
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -50,30 +50,40 @@ class Attention(nn.Module, AttentionModuleMixin):
     """Softmax attention of (B, H, S, D) queries, keys and values -> (B, S, H * D); no weights of its own."""
 
     _default_processor_cls = AttentionProcessor
-    _available_processors: ClassVar = [AttentionProcessor]
+    _available_processors = [AttentionProcessor]
     _supports_qkv_fusion = False
+    processor: AttentionProcessor
 
     def __init__(self) -> None:
         super().__init__()
-        self.set_processor(AttentionProcessor())
+        self.processor = AttentionProcessor()
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         return self.processor(self, q, k, v, mask).transpose(1, 2).flatten(2)
 
 
-@lru_cache(maxsize=16)
-def rope_table(
-    grid: tuple[int, int, int], axes_dim: tuple[int, ...], theta: float, device: torch.device
-) -> Tensor:
-    """Cosine and sine of every token's angles, arXiv 2104.09864 on three axes.
+class RotaryEmbedding(nn.Module):
+    """Angles of every video token on three axes, arXiv 2104.09864; a module so that diffusers can shard it.
 
     Args:
-        grid: tokens along time, height, width; N is their product.
-        axes_dim: channels that each axis turns; they sum to D.
-
-    Returns:
-        (N, D / 2, 2) float32.
+        axes_dim: channels that time, height and width turn; they sum to D.
+        theta: base of the frequencies.
     """
+
+    def __init__(self, axes_dim: tuple[int, ...], theta: float) -> None:
+        super().__init__()
+        self.axes_dim = tuple(axes_dim)
+        self.theta = theta
+
+    def forward(self, grid: tuple[int, int, int], device: torch.device) -> Tensor:
+        """Cosine and sine, (N, D / 2, 2) float32, of a grid (time, height, width) of N tokens."""
+        return _rope_table(grid, self.axes_dim, self.theta, device)
+
+
+@lru_cache(maxsize=16)
+def _rope_table(
+    grid: tuple[int, int, int], axes_dim: tuple[int, ...], theta: float, device: torch.device
+) -> Tensor:
     with torch.inference_mode(False), torch.no_grad():  # cached: training uses what a sampling run made
         axes = torch.meshgrid(
             *(torch.arange(n, dtype=torch.float32, device=device) for n in grid), indexing="ij"
@@ -102,7 +112,7 @@ class QKNorm(nn.Module):
 
 
 class _NormRotate(torch.autograd.Function):
-    """Norm, rotation and the change of layout as one operator: autograd's own backward pass takes four times longer.
+    """Norm, rotation and change of layout as one operator: autograd's backward pass takes several times longer.
 
     As in the reference, statistics and rotation are float32 in every dtype; the rest is float32 or wider.
     """

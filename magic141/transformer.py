@@ -16,6 +16,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
+from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
 from diffusers.models.attention import AttentionMixin
 from diffusers.models.embeddings import (
     CombinedTimestepGuidanceTextProjEmbeddings,
@@ -26,7 +27,8 @@ from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideo
 from diffusers.utils import BaseOutput, apply_lora_scale
 from torch import Tensor
 
-from magic141.attention import NORM_EPS, Attention, QKNorm, rope_table
+from magic141.attention import RotaryEmbedding
+from magic141.blocks import DualStreamBlock, Modulation, SingleStreamBlock, TokenRefiner, modulate
 from magic141.errors import InputError
 from magic141.hunyuan import from_hunyuan_state, to_hunyuan_state
 
@@ -37,173 +39,6 @@ class Magic141TransformerOutput(BaseOutput):
 
     sample: Tensor
     features: tuple[Tensor, ...] = ()
-
-
-class Modulation(nn.Linear):
-    """`count` modulation vectors from the conditioning vector, zero at first (adaLN-Zero, arXiv 2212.09748)."""
-
-    def __init__(self, dim: int, count: int) -> None:
-        super().__init__(dim, count * dim)
-
-    def reset_parameters(self) -> None:
-        nn.init.zeros_(self.weight)
-        nn.init.zeros_(self.bias)
-
-
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer norm without weights, then `(1 + scale) x + shift`."""
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=NORM_EPS), 1 + scale)
-
-
-class ModulatedBlock(nn.Module):
-    """What both kinds of block share: where their modulation vectors come from."""
-
-    def __init__(self, dim: int, count: int, shared_modulation: bool) -> None:
-        super().__init__()
-        self.count = count
-        if shared_modulation:
-            self.modulation_offset = nn.Parameter(torch.zeros(count * dim))
-        else:
-            self.modulation = Modulation(dim, count)
-
-    def modulations(self, vec: Tensor) -> Sequence[Tensor]:
-        """vec: this block's conditioning (B, C), or the output (B, count * C) of the shared network."""
-        mod = vec + self.modulation_offset if hasattr(self, "modulation_offset") else self.modulation(vec)
-        return mod.unsqueeze(1).chunk(self.count, dim=-1)
-
-
-class Stream(nn.Module):
-    """The weights that one modality (video or text) has of its own in a dual-stream block."""
-
-    def __init__(self, dim: int, heads: int, mlp_dim: int, activation_fn: str) -> None:
-        super().__init__()
-        self.heads = heads
-        self.to_qkv = nn.Linear(dim, 3 * dim)
-        self.norm_qk = QKNorm(dim // heads)
-        self.to_out = nn.Linear(dim, dim)
-        self.mlp_in = nn.Linear(dim, mlp_dim)
-        self.act = activation(activation_fn)
-        self.mlp_out = nn.Linear(mlp_dim, dim)
-
-    def qkv(self, x: Tensor, mods: Sequence[Tensor], rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, S, C) -> queries, keys and values (B, H, S, D)."""
-        qkv = self.to_qkv(modulate(x, mods[0], mods[1]))
-        return self.norm_qk(qkv.unflatten(-1, (3, self.heads, -1)), rope)
-
-    def close(self, x: Tensor, attn: Tensor, mods: Sequence[Tensor]) -> Tensor:
-        """Add the attention's output and the MLP's to the residual stream x."""
-        gate, shift, scale, mlp_gate = mods[2:]
-        x = torch.addcmul(x, gate, self.to_out(attn))
-        return torch.addcmul(x, mlp_gate, self.mlp_out(self.act(self.mlp_in(modulate(x, shift, scale)))))
-
-
-class DualStreamBlock(ModulatedBlock):
-    """Video and text have their own weights and meet in one attention."""
-
-    def __init__(
-        self, dim: int, heads: int, mlp_dim: int, activation_fn: str, shared_modulation: bool
-    ) -> None:
-        super().__init__(dim, 12, shared_modulation)
-        self.video = Stream(dim, heads, mlp_dim, activation_fn)
-        self.text = Stream(dim, heads, mlp_dim, activation_fn)
-        self.attn = Attention()
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        vec: Tensor,
-        rope: Tensor,
-        mask: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        mods = self.modulations(vec)
-        video = self.video.qkv(hidden_states, mods[:6], rope)
-        text = self.text.qkv(encoder_hidden_states, mods[6:], rope[:0])
-        q, k, v = (torch.cat(pair, dim=2) for pair in zip(video, text, strict=True))
-        sizes = (hidden_states.shape[1], encoder_hidden_states.shape[1])
-        video_attn, text_attn = self.attn(q, k, v, mask).split(sizes, dim=1)
-        hidden_states = self.video.close(hidden_states, video_attn, mods[:6])
-        encoder_hidden_states = self.text.close(encoder_hidden_states, text_attn, mods[6:])
-        return hidden_states, encoder_hidden_states
-
-
-class SingleStreamBlock(ModulatedBlock):
-    """Attention and MLP side by side over the joint sequence [video, text]."""
-
-    def __init__(
-        self, dim: int, heads: int, mlp_dim: int, activation_fn: str, shared_modulation: bool
-    ) -> None:
-        super().__init__(dim, 3, shared_modulation)
-        self.heads = heads
-        self.to_qkv = nn.Linear(dim, 3 * dim)
-        self.norm_qk = QKNorm(dim // heads)
-        self.mlp_in = nn.Linear(dim, mlp_dim)
-        self.act = activation(activation_fn)
-        self.to_out = nn.Linear(dim + mlp_dim, dim)
-        self.attn = Attention()
-
-    def forward(self, hidden_states: Tensor, vec: Tensor, rope: Tensor, mask: Tensor | None) -> Tensor:
-        shift, scale, gate = self.modulations(vec)
-        x = modulate(hidden_states, shift, scale)
-        q, k, v = self.norm_qk(self.to_qkv(x).unflatten(-1, (3, self.heads, -1)), rope)
-        attn = self.attn(q, k, v, mask)
-        out = self.to_out(torch.cat([attn, self.act(self.mlp_in(x))], dim=-1))
-        return torch.addcmul(hidden_states, gate, out)
-
-
-class RefinerBlock(nn.Module):
-    """Self-attention and MLP over text tokens, gated by the refiner's own conditioning vector."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.to_qkv = nn.Linear(dim, 3 * dim)
-        self.to_out = nn.Linear(dim, dim)
-        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.mlp_in = nn.Linear(dim, 4 * dim)
-        self.mlp_out = nn.Linear(4 * dim, dim)
-        self.modulation = Modulation(dim, 2)
-        self.attn = Attention()
-
-    def forward(self, x: Tensor, vec: Tensor, mask: Tensor | None) -> Tensor:
-        gate, mlp_gate = self.modulation(vec).unsqueeze(1).chunk(2, dim=-1)
-        q, k, v = self.to_qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        x = torch.addcmul(x, gate, self.to_out(self.attn(q, k, v, mask)))
-        return torch.addcmul(x, mlp_gate, self.mlp_out(F.silu(self.mlp_in(self.norm2(x)))))
-
-
-class TokenRefiner(nn.Module):
-    """Text tokens (B, L, text width) -> (B, L, C), modulated by time and the mean token."""
-
-    def __init__(self, text_dim: int, dim: int, heads: int, num_layers: int) -> None:
-        super().__init__()
-        self.time_text_embed = CombinedTimestepTextProjEmbeddings(dim, text_dim)
-        self.proj_in = nn.Linear(text_dim, dim)
-        self.blocks = nn.ModuleList(RefinerBlock(dim, heads) for _ in range(num_layers))
-
-    def forward(self, text: Tensor, timestep: Tensor, mask: Tensor | None) -> Tensor:
-        attention_mask = None
-        if mask is None:
-            mean = text.mean(dim=1)
-        else:
-            valid = mask.unsqueeze(-1).float()
-            mean = ((text * valid).sum(dim=1) / valid.sum(dim=1).clamp(min=1)).to(text.dtype)
-            attention_mask = mask[:, None, None, :] & mask[:, None, :, None]
-            attention_mask[..., 0] = True  # so that no row is empty: padding attends to the first token
-        vec = F.silu(self.time_text_embed(timestep, mean))
-        x = self.proj_in(text)
-        for block in self.blocks:
-            x = block(x, vec, attention_mask)
-        return x
-
-
-def activation(name: str) -> nn.Module:
-    """The MLP's activation by its diffusers name."""
-    known = {"gelu": nn.GELU(), "gelu-approximate": nn.GELU(approximate="tanh")}
-    if name not in known:
-        raise InputError(f"activation_fn={name!r} is unknown; use one of {', '.join(known)}")
-    return known[name]
 
 
 class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
@@ -222,6 +57,15 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
     _skip_layerwise_casting_patterns = ["x_embedder", "context_embedder", "norm"]
     _no_split_modules = ["DualStreamBlock", "SingleStreamBlock", "TokenRefiner"]
     _repeated_blocks = ["DualStreamBlock", "SingleStreamBlock"]
+    # Context parallelism: every device holds a part of the video tokens and a part of the text tokens.
+    _cp_plan = {
+        "rope": {0: ContextParallelInput(split_dim=0, expected_dims=3, split_output=True)},
+        "transformer_blocks.0": {
+            "hidden_states": ContextParallelInput(split_dim=1, expected_dims=3),
+            "encoder_hidden_states": ContextParallelInput(split_dim=1, expected_dims=3),
+        },
+        "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
+    }
 
     @register_to_config
     def __init__(
@@ -263,6 +107,7 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
             else CombinedTimestepTextProjEmbeddings
         )
 
+        self.rope = RotaryEmbedding(rope_axes_dim, rope_theta)
         self.x_embedder = nn.Linear(in_channels * patch, dim)
         self.context_embedder = TokenRefiner(text_embed_dim, dim, num_attention_heads, num_refiner_layers)
         self.time_text_embed = embed(dim, pooled_projection_dim)
@@ -315,7 +160,12 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
         Raises:
             InputError: an argument is missing, or has a shape that does not fit.
         """
-        self._check(hidden_states, pooled_projections, guidance, continuation, feature_layers)
+        self._check_inputs(
+            hidden_states, timestep, encoder_hidden_states, pooled_projections, guidance, continuation
+        )
+        layers = self.config.num_layers + self.config.num_single_layers
+        if any(not 0 <= layer < layers for layer in feature_layers):
+            raise InputError(f"feature_layers={tuple(feature_layers)} must lie in 0..{layers - 1}")
         mask = text_mask(encoder_attention_mask, hidden_states.device)
         text = self.context_embedder(encoder_hidden_states, timestep, mask)
         x, grid = self._patchify(hidden_states)
@@ -331,18 +181,21 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
             flag = torch.zeros_like(timestep) if continuation is None else continuation
             vec = vec + self.continuation_embedder(flag.long())
         vec = F.silu(vec)
-        rope = rope_table(grid, tuple(self.config.rope_axes_dim), self.config.rope_theta, x.device)
+        rope = self.rope(grid, x.device)
 
-        features = {}
+        features: dict[int, Tensor] = {}
         block_vec = vec if self.dual_modulation is None else self.dual_modulation(vec)
         for i, block in enumerate(self.transformer_blocks):
             x, text = self._run(block, x, text, block_vec, rope, mask)
-            features[i] = x
+            if i in feature_layers:
+                features[i] = x
+        tokens = x.shape[1]  # fewer than before if diffusers has sharded the sequence
         x = torch.cat([x, text], dim=1)
         block_vec = vec if self.single_modulation is None else self.single_modulation(vec)
         for i, block in enumerate(self.single_transformer_blocks, start=len(self.transformer_blocks)):
             x = self._run(block, x, block_vec, rope, mask)
-            features[i] = x[:, :tokens]
+            if i in feature_layers:
+                features[i] = x[:, :tokens]
 
         scale, shift = self.norm_out(vec).unsqueeze(1).chunk(2, dim=-1)
         sample = self._unpatchify(self.proj_out(modulate(x[:, :tokens], shift, scale)), grid)
@@ -401,35 +254,44 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
         x = x.unflatten(2, (-1, pt, p, p)).unflatten(1, grid)  # B t h w C pt p p
         return x.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
-    def _check(
+    def _check_inputs(
         self,
         hidden_states: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
         pooled_projections: Tensor | None,
         guidance: Tensor | None,
         continuation: Tensor | None,
-        feature_layers: Sequence[int],
     ) -> None:
-        channels, *size = hidden_states.shape[1:]
-        p, pt = self.config.patch_size, self.config.patch_size_t
-        layers = self.config.num_layers + self.config.num_single_layers
-        if channels != self.config.in_channels:
-            raise InputError(
-                f"hidden_states has {channels} channels, the model takes {self.config.in_channels}"
-            )
-        if any(n % m or n == 0 for n, m in zip(size, (pt, p, p), strict=True)):
-            raise InputError(
-                f"latent size {tuple(size)} must be positive multiples of the patch ({pt}, {p}, {p})"
-            )
+        config = self.config
+        check_shape("hidden_states", hidden_states, "B", config.in_channels, "T", "H", "W")
+        batch = hidden_states.shape[0]
+        patch = (config.patch_size_t, config.patch_size, config.patch_size)
+        size = tuple(hidden_states.shape[2:])
+        if any(n % p or n == 0 for n, p in zip(size, patch, strict=True)):
+            raise InputError(f"latent size {size} must be positive multiples of the patch {patch}")
+        check_shape("timestep", timestep, batch)
+        check_shape("encoder_hidden_states", encoder_hidden_states, batch, "L", config.text_embed_dim)
         if pooled_projections is None:
-            raise InputError(
-                "pooled_projections is missing; pass the pooled text embedding (B, pooled width)"
-            )
-        if self.config.guidance_embeds and guidance is None:
-            raise InputError("this model has guidance_embeds: pass guidance, 1000 x the guidance scale, (B,)")
-        if continuation is not None and self.continuation_embedder is None:
-            raise InputError("this model has no continuation_embed; leave continuation out")
-        if any(not 0 <= layer < layers for layer in feature_layers):
-            raise InputError(f"feature_layers={tuple(feature_layers)} must lie in 0..{layers - 1}")
+            raise InputError("pooled_projections is missing; pass the pooled embedding of the text")
+        check_shape("pooled_projections", pooled_projections, batch, config.pooled_projection_dim)
+        if config.guidance_embeds:
+            if guidance is None:
+                raise InputError("this model has guidance_embeds: pass guidance, 1000 x the guidance scale")
+            check_shape("guidance", guidance, batch)
+        if continuation is not None:
+            if self.continuation_embedder is None:
+                raise InputError("this model has no continuation_embed; leave continuation out")
+            check_shape("continuation", continuation, batch)
+
+
+def check_shape(name: str, tensor: Tensor, *axes: int | str) -> None:
+    """Raise InputError unless `tensor` has these axes; a letter stands for any length."""
+    shape = tuple(tensor.shape)
+    if len(shape) != len(axes) or any(
+        isinstance(want, int) and have != want for have, want in zip(shape, axes, strict=True)
+    ):
+        raise InputError(f"{name} has shape {shape}, but must have ({', '.join(map(str, axes))})")
 
 
 def text_mask(mask: Tensor | None, device: torch.device) -> Tensor | None:
