@@ -133,7 +133,9 @@ def imports(suite: Suite, report: bool) -> list[str]:
     """Every module that a child may need, heavy ones first."""
     named = [name for spec in suite.systems.values() for name in systems.find(spec.adapter).imports]
     adapters = [spec.adapter.partition(":")[0] for spec in suite.systems.values()]
-    return list(dict.fromkeys([*named, *suite.scorer_imports, *adapters, *["reports.build"] * report]))
+    scorer = systems.find(suite.scorer, "scorer").imports
+    own = ["bench.worker", *["reports.build"] * report]
+    return list(dict.fromkeys([*named, *scorer, *adapters, *own]))
 
 
 class Driver:

@@ -23,7 +23,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from bench import hardware, systems
 from bench.errors import SuiteError, nearest
 from bench.records import Knob, Prompts, digest
+from bench.scorers import Scorer
 from bench.systems import Request
+from magic141.errors import WeightsMissing
 
 SEED_STRIDE = 1_000_000
 """Request seed = suite seed * SEED_STRIDE + prompt index: every prompt gets noise of its own."""
@@ -141,8 +143,7 @@ class Suite(Strict):
     prompts: PromptSpec
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
     metrics: list[str] = Field(min_length=1, description="names that the scorer knows")
-    scorer: str = Field("evals.lab:score", description="package.module:function")
-    scorer_imports: list[str] = Field(["evals.lab"], description="modules to import before any cell")
+    scorer: str = Field("bench.scorers:LAB", description="package.module:NAME, see bench/scorers.py")
     quality_batch: int = Field(16, ge=1, description="clips generated at once in the quality pass")
     warmup: int = Field(1, ge=0, description="generations thrown away before timing")
     repeats: int = Field(5, ge=1, description="timed generations of `batch_size` clips")
@@ -159,9 +160,8 @@ class Suite(Strict):
 
     @property
     def protocol(self) -> str:
-        """How a cell is measured: a part of the question."""
-        latency = f"latency warmup={self.warmup} repeats={self.repeats}"
-        return f"{latency}; quality batch={self.quality_batch}; scores {self.scorer} {','.join(self.metrics)}"
+        """How a cell is measured, scores aside: a part of the question."""
+        return f"latency warmup={self.warmup} repeats={self.repeats}; quality batch={self.quality_batch}"
 
     def requests(self) -> list[Request]:
         """What every cell is asked, seeds outermost."""
@@ -198,9 +198,8 @@ class Cell(Strict):
     knobs: dict[str, Knob]
     shown: tuple[str, ...] = Field(description="knobs that the suite names, for labels")
     weights_sha256: str | None
-    weights_missing: str | None = Field(
-        description="why they are; the cell's outcome is then weights-missing"
-    )
+    weights_missing: str | None = Field(description="where they were sought; the outcome is decided then")
+    protocols: dict[str, str] = Field(description="by metric; empty where weights are missing")
     prompts: Prompts
     seeds: list[int]
     predicted_seconds: float
@@ -217,7 +216,14 @@ class Cell(Strict):
         knobs = systems.knobs_of(system)
         if int(knobs.get("batch_size") or 1) < 1:
             raise SuiteError(f"{name}: batch_size={knobs['batch_size']!r} must be 1 or more")
-        weights, missing = _weights(system)
+        clips = prompts.count * len(suite.seeds)
+        weights, protocols, missing = None, {}, None
+        try:
+            weights = system.weights()
+            scorer: Scorer = systems.find(suite.scorer, "scorer")
+            protocols = scorer.protocols(suite.metrics, clips, int(knobs.get("num_frames") or 0))
+        except WeightsMissing as error:
+            missing = str(error)
         question = {
             "adapter": spec.adapter,
             "knobs": knobs,
@@ -225,8 +231,8 @@ class Cell(Strict):
             "prompts": prompts.sha256,
             "seeds": suite.seeds,
             "protocol": suite.protocol,
+            "scores": protocols,
         }
-        clips = prompts.count * len(suite.seeds)
         timed = (1 + suite.warmup + suite.repeats + 1) * int(knobs.get("batch_size") or 1)
         return cls(
             id=digest(question),
@@ -237,6 +243,7 @@ class Cell(Strict):
             shown=tuple(point),
             weights_sha256=weights,
             weights_missing=missing,
+            protocols=protocols,
             prompts=prompts,
             seeds=suite.seeds,
             predicted_seconds=system.seconds_per_clip() * (clips + timed),
@@ -248,15 +255,6 @@ def resolved_precision(adapter: str, point: dict[str, Knob]) -> dict[str, Knob]:
     cls = systems.find(adapter)
     default = getattr(cls, "precision", None)
     return {"precision": hardware.auto_precision()} if point.get("precision", default) == "auto" else {}
-
-
-def _weights(system: systems.System) -> tuple[str | None, str | None]:
-    from magic141.errors import WeightsMissing
-
-    try:
-        return system.weights(), None
-    except WeightsMissing as error:
-        return None, str(error)
 
 
 def read(path: Path) -> Suite:

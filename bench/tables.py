@@ -7,13 +7,15 @@ from pathlib import Path
 
 from rich.console import Console, Group
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from bench.compare import Difference
 from bench.records import END_TO_END, NOT_MEASURABLE, Budget, Bytes, Manifest, Record, Score
 from bench.suite import Cell
 
 METRICS_A_TABLE = 5
+SHOWN_ID = 8
+"""Digits of a cell id that tables show; commands take any beginning that is unambiguous."""
 
 
 def seconds(value: float) -> str:
@@ -38,21 +40,25 @@ def number(score: Score) -> str:
 
 
 def plan(cells: Sequence[Cell], budgets: Sequence[Budget], done: set[str]) -> Table:
-    table = Table("cell", "asks", "predicted", title=f"{len(cells)} cells", title_justify="left")
+    table = Table(
+        Column("cell", no_wrap=True), "asks", "predicted", title=f"{len(cells)} cells", title_justify="left"
+    )
     for cell, budget in zip(cells, budgets, strict=True):
         when = "done" if cell.id in done else seconds(budget.seconds)
-        table.add_row(cell.id, cell.label + (" (no weights)" if cell.weights_missing else ""), when)
+        table.add_row(
+            cell.id[:SHOWN_ID], cell.label + (" (no weights)" if cell.weights_missing else ""), when
+        )
     return table
 
 
 def rows(records: Sequence[Record]) -> Group:
     """What cells cost, then what they scored, a few metrics at a time so that a narrow terminal shows them."""
-    cost = Table("cell", "asks", "outcome", "a clip", "real time ×", "memory")
+    cost = Table(Column("cell", no_wrap=True), "asks", "outcome", "a clip", "real time ×", "memory")
     labels = {record.cell: label(record, records) for record in records}
     for record in records:
         whole, factor = record.stages.get(END_TO_END), record.real_time_factor
         cost.add_row(
-            record.cell,
+            record.cell[:SHOWN_ID],
             labels[record.cell],
             record.outcome,
             seconds(whole.median / int(record.knobs.get("batch_size") or 1)) if whole else "",
@@ -104,9 +110,13 @@ def runs(folders: Sequence[tuple[Path, Manifest, Sequence[Record]]]) -> Table:
 
 
 def differences(found: Sequence[Difference]) -> Table:
-    table = Table("cell", "system", "what", "first", "second", "difference", "n", "verdict")
+    table = Table(
+        Column("cell", no_wrap=True), "system", "what", "first", "second", "difference", "n", "verdict"
+    )
     for one in found:
-        table.add_row(one.cell, one.system, one.what, one.first, one.second, one.interval, one.n, one.verdict)
+        table.add_row(
+            one.cell[:SHOWN_ID], one.system, one.what, one.first, one.second, one.interval, one.n, one.verdict
+        )
     return table
 
 

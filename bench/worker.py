@@ -34,6 +34,7 @@ from bench.records import (
     write_atomically,
     write_samples,
 )
+from bench.scorers import Scorer
 from bench.suite import Cell, Suite
 from bench.systems import Output, Request, System
 from magic141.errors import WeightsMissing
@@ -233,43 +234,18 @@ def _quality(job: Job, system: System, requests: list[Request], phase: _Phase) -
 
 
 def _score(job: Job, fps: int, requests: list[Request], output: Output, found: dict[str, Any]) -> None:
-    scorer = systems.find(job.suite.scorer, "scorer")
-    result = scorer(
-        frames=output.frames,
-        scenes=[request.scene for request in requests],
-        first_frames=output.first_frames,
-        prompts=[request.prompt for request in requests],
-        metrics=list(job.suite.metrics),
-    )
-    scores = {name: to_score(score) for name, score in result.aggregate.items()}
-    if absent := [name for name in job.suite.metrics if name not in scores]:
+    scorer: Scorer = systems.find(job.suite.scorer, "scorer")
+    scores = scorer.score(output, requests, job.suite.metrics)
+    if absent := [name for name in job.suite.metrics if name not in scores.aggregate]:
         raise InvalidOutputError(f"{job.suite.scorer} returned no score for {', '.join(absent)}")
-    columns = {str(name): list(values) for name, values in result.per_sample.items()}
     rows = [
         {"index": request.index, "prompt": request.prompt, "seed": request.seed}
-        | {name: _plain(values[place]) for name, values in columns.items()}
-        for place, request in enumerate(requests)
+        | {name: _plain(value) for name, value in row.items()}
+        for request, row in zip(requests, scores.per_sample, strict=True)
     ]
-    found["scores"] = scores
+    found["scores"] = scores.aggregate
     found["samples"] = write_samples(job.work, job.cell.id, rows)
-    found["clips"] = _store_clips(job, fps, requests, output, worst(scores, rows))
-
-
-def to_score(score: Any) -> Score:
-    """A scorer's score (attributes as `evals.protocol.Score`) as a record's."""
-    target = 1.0 if score.better == "one" else None
-    return Score(
-        value=_plain(score.value),
-        low=_plain(score.low),
-        high=_plain(score.high),
-        n=score.n,
-        protocol=score.protocol,
-        better="target" if score.better == "one" else score.better,
-        target=target,
-        floor=_plain(score.floor),
-        unit=getattr(score, "unit", ""),
-        note=score.note,
-    )
+    found["clips"] = _store_clips(job, fps, requests, output, worst(scores.aggregate, rows))
 
 
 def worst(scores: dict[str, Score], rows: list[dict[str, Any]]) -> int:

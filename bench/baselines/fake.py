@@ -8,14 +8,14 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
-import pandas as pd
 
-from bench.errors import UnsupportedError
+from bench.errors import SuiteError, UnsupportedError, nearest
+from bench.records import Score
+from bench.scorers import Scores
 from bench.systems import Output, Request, Stages, to_uint8
-from evals.protocol import Score, protocol_string
 from magic141.errors import WeightsMissing
 from magic141.stages import DENOISE, TEXT_ENCODE, VAE_DECODE
 
@@ -92,37 +92,35 @@ class Fake:
         time.sleep(3600)
 
 
-@dataclass(frozen=True)
-class Scores:
-    aggregate: dict[str, Score]
-    per_sample: pd.DataFrame
-
-
-def score(
-    *,
-    frames: np.ndarray,
-    scenes: Sequence[Any],
-    first_frames: np.ndarray | None,
-    prompts: Sequence[str],
-    metrics: Sequence[str],
-) -> Scores:
+class FakeScorer:
     """Mean brightness in [0, 1], and noise: the standard deviation of a clip's pixels. Normal intervals."""
-    flat = frames.reshape(len(frames), -1) / 255
-    columns = {"brightness": flat.mean(1), "noise": flat.std(1)}
-    return Scores(
-        {name: _mean(name, columns[name]) for name in metrics},
-        pd.DataFrame({name: columns[name] for name in metrics}),
-    )
+
+    imports: ClassVar[tuple[str, ...]] = ()
+
+    def protocols(self, metrics: Sequence[str], clips: int, num_frames: int) -> dict[str, str]:
+        for name in metrics:
+            if name not in METRICS:
+                raise SuiteError(f"unknown metric {name!r}{nearest(name, METRICS)}")
+        return {name: f"{name}; input=arrays; n={clips}" for name in metrics}
+
+    def score(self, output: Output, requests: Sequence[Request], metrics: Sequence[str]) -> Scores:
+        flat = output.frames.reshape(len(requests), -1) / 255
+        columns = {"brightness": flat.mean(1), "noise": flat.std(1)}
+        aggregate = {}
+        for name, protocol in self.protocols(metrics, len(requests), 0).items():
+            values = columns[name]
+            half = 1.96 * float(values.std()) / len(values) ** 0.5
+            mean = float(values.mean())
+            aggregate[name] = Score(
+                value=mean,
+                low=mean - half,
+                high=mean + half,
+                n=len(values),
+                protocol=protocol,
+                better="higher" if name == "brightness" else "lower",
+            )
+        per_sample = [{name: columns[name][place] for name in metrics} for place in range(len(requests))]
+        return Scores(aggregate, per_sample)
 
 
-def _mean(name: str, values: np.ndarray) -> Score:
-    half = 1.96 * values.std() / len(values) ** 0.5
-    mean = float(values.mean())
-    return Score(
-        value=mean,
-        low=mean - half,
-        high=mean + half,
-        n=len(values),
-        protocol=protocol_string(name, n=len(values), input="arrays"),
-        better="higher" if name == "brightness" else "lower",
-    )
+SCORER = FakeScorer()

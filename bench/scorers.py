@@ -1,0 +1,80 @@
+"""Clips -> scores: the one door between the bench and whoever scores.
+
+A scorer is an object with the three members below; name it in a suite as `scorer: package.module:NAME`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from bench.errors import UnsupportedError
+from bench.records import Score
+from bench.systems import Output, Request
+
+
+@dataclass(frozen=True)
+class Scores:
+    """`aggregate` has every metric that was asked for. `per_sample` has one row a clip, in order; columns that
+    are named like a metric hold what its aggregate is made of, and are compared in pairs.
+    """
+
+    aggregate: dict[str, Score]
+    per_sample: list[dict[str, Any]]
+
+
+class Scorer(Protocol):
+    imports: Sequence[str]
+    """Modules to have imported before any cell."""
+
+    def protocols(self, metrics: Sequence[str], clips: int, num_frames: int) -> dict[str, str]:
+        """Protocol string of each metric, without heavy imports. Raises InputError for an unknown metric."""
+        ...
+
+    def score(self, output: Output, requests: Sequence[Request], metrics: Sequence[str]) -> Scores: ...
+
+
+class LabScorer:
+    """The scores of `evals.lab`: they need prompts of the lab world, whose truth is known."""
+
+    imports = ("evals.lab",)
+
+    def protocols(self, metrics: Sequence[str], clips: int, num_frames: int) -> dict[str, str]:
+        from evals import catalogue
+
+        return {
+            name: catalogue.protocol(name, n=clips, num_frames=num_frames)
+            for name in catalogue.check_metrics(metrics)
+        }
+
+    def score(self, output: Output, requests: Sequence[Request], metrics: Sequence[str]) -> Scores:
+        from evals import catalogue, lab
+
+        scenes = [request.scene for request in requests if request.scene is not None]
+        if len(scenes) < len(requests):
+            raise UnsupportedError("lab scores need prompts of the lab world: give `prompts: {split: …}`")
+        prompts = [request.prompt for request in requests]
+        found = lab.score(output.frames, scenes, output.first_frames, prompts, metrics)
+        aggregate = {}
+        for name in metrics:
+            if name in found.aggregate:
+                aggregate[name] = Score(**asdict(found.aggregate[name]))
+            else:
+                metric, frames = catalogue.METRICS[name], output.frames.shape[1]
+                aggregate[name] = Score(
+                    value=None,
+                    n=len(requests),
+                    protocol=catalogue.protocol(name, n=len(requests), num_frames=frames),
+                    better=metric.better,
+                    target=metric.target,
+                    unit=metric.unit,
+                    note=found.omitted[name],
+                )
+        table = found.per_sample.drop(columns="prompt")
+        names = [str(name) for name in table.columns]
+        rows = [dict(zip(names, row, strict=True)) for row in table.itertuples(index=False)]
+        return Scores(aggregate, rows)
+
+
+LAB = LabScorer()
