@@ -48,6 +48,12 @@ def check_fps(fps: float) -> None:
         raise InputError(f"fps={fps} must lie in 1..240 frames a second; the lab's clips play at 16")
 
 
+def check_seed(seed: int) -> None:
+    _check_integer("seed", seed)
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed={seed} must lie in 0..2^63-1")
+
+
 def _check_integer(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InputError(f"{name}={value!r} must be a whole number")

@@ -27,7 +27,7 @@ def as_pixels(image: ImageInput | Sequence[ImageInput], count: int, height: int,
     elif isinstance(image, Sequence) and not isinstance(image, str):
         images = list(image)
     else:
-        images = [image]  # type: ignore[list-item]  # os.PathLike is no Sequence
+        images = [image]
     if len(images) not in (1, count):
         raise InputError(f"{len(images)} images for {count} prompts: give one for all, or one for each")
     pixels = torch.stack([_one(item, height, width) for item in images])
@@ -39,7 +39,7 @@ def _one(image: ImageInput, height: int, width: int) -> Tensor:
     if isinstance(image, str | os.PathLike):
         image = read_image(image)
     if isinstance(image, Image.Image):
-        image = np.asarray(image.convert("RGB"))
+        image = np.array(image.convert("RGB"))
     if not isinstance(image, np.ndarray | Tensor):
         raise InputError(
             f"image must be a file name, a PIL image, an array or a tensor, got {type(image).__name__}"

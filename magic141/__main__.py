@@ -1,0 +1,231 @@
+"""The command line of magic141: `generate` a clip, and check or seal weights.
+
+Arguments are checked before PyTorch is imported, and so is `--help` written.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import typer.core
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from magic141 import arguments, stages, video
+from magic141 import weights as weights_folder
+from magic141.errors import InputError, Magic141Error
+from magic141.presets import LAB
+
+if TYPE_CHECKING:
+    from magic141.pipeline import Magic141Pipeline
+
+console = Console()
+notices = Console(stderr=True)
+
+
+class Door(typer.core.TyperGroup):
+    """Prints the errors that this package raises on purpose, without a traceback, and exits with code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Magic141Error as error:
+            notices.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(2) from None
+
+
+app = typer.Typer(cls=Door, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+weights_app = typer.Typer(no_args_is_help=True, help="Check or seal a folder of weights.")
+app.add_typer(weights_app, name="weights")
+
+
+class Precision(StrEnum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+@app.callback()
+def main() -> None:
+    """Magic 1-For-1: text to image to video."""
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What the clip shows, in the words of the lab world.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The mp4 to write.")],
+    image: Annotated[
+        Path | None, typer.Option(help="Start from this picture instead of drawing one.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = LAB.sampler.num_inference_steps,
+    frames: Annotated[int, typer.Option(help="Frames, 4k+1.")] = LAB.video.num_frames,
+    fps: Annotated[float, typer.Option(help="Frames per second of the file.")] = LAB.video.fps,
+    seed: Annotated[int, typer.Option(help="Same seed, same machine, same clip.")] = 0,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; 1 is off.")] = None,
+    shift: Annotated[float | None, typer.Option(help="Shift of the denoising times.")] = None,
+    model: Annotated[str, typer.Option(help="A preset, a folder, or a hub repository.")] = LAB.name,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, …; the best there is by default.")
+    ] = None,
+    precision: Annotated[Precision, typer.Option(help="Type of the weights.")] = Precision.float32,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
+) -> None:
+    """Write a clip of PROMPT, and print what each stage took."""
+    arguments.check_num_inference_steps(steps)
+    arguments.check_num_frames(frames)
+    arguments.check_fps(fps)
+    arguments.check_seed(seed)
+    arguments.check_shift(shift)
+    if guidance is not None:
+        arguments.check_guidance_scale(guidance)
+    if output.suffix.lower() != ".mp4":
+        raise InputError(f"output {str(output)!r} must end in .mp4")
+    video.check_writable(output)
+    picture = None if image is None else video.read_image(image)
+    folder = weights_folder.resolve(model)
+
+    clock = stages.StageClock()
+    with notices.status("loading"), clock("load"):
+        pipe = load(folder, device, precision)
+    if pipe.device.type == "cuda":
+        import torch
+
+        clock.synchronize = torch.cuda.synchronize
+
+    options = {"guidance_scale": guidance, "shift": shift}
+    with progress(clock, 4 + steps + (picture is None)) as hook:
+        clip = run(
+            pipe,
+            hook,
+            prompt=prompt,
+            image=picture,
+            num_frames=frames,
+            num_inference_steps=steps,
+            seed=seed,
+            **{name: value for name, value in options.items() if value is not None},
+        )
+        with hook(stages.FILE_ENCODE):
+            video.write_video(output, clip, fps)
+
+    report = facts(clock, frames / fps) | {
+        "output": str(output),
+        "prompt": prompt,
+        "seed": seed,
+        "num_frames": frames,
+        "fps": fps,
+        "num_inference_steps": steps,
+        "device": str(pipe.device),
+        "precision": precision.value,
+        "weights": weights_folder.fingerprint(folder),
+    }
+    if as_json:
+        console.out(json.dumps(report, indent=2), highlight=False)
+    else:
+        show(report)
+
+
+@weights_app.command()
+def verify(
+    model: Annotated[str, typer.Argument(help="A preset, a folder, or a hub repository.")] = LAB.name,
+) -> None:
+    """Check every sealed file of MODEL against its sha256."""
+    folder = weights_folder.resolve(model)
+    sums = weights_folder.verify(folder)
+    console.print(f"{folder}: {len(sums)} files are as sealed", highlight=False, soft_wrap=True)
+    console.print(f"fingerprint {weights_folder.fingerprint(folder)}", highlight=False, soft_wrap=True)
+
+
+@weights_app.command()
+def seal(folder: Annotated[Path, typer.Argument(help="A folder that a pipeline saved.")]) -> None:
+    """Record the sha256 of every file in FOLDER, as the last step before weights ship."""
+    sums = weights_folder.seal(folder)
+    console.print(f"{folder}: sealed {len(sums)} files", highlight=False, soft_wrap=True)
+
+
+def load(folder: Path, device: str | None, precision: Precision) -> "Magic141Pipeline":
+    """The pipeline on its device. Raises InputError for a device that this machine does not have."""
+    import diffusers.utils.logging
+    import torch
+    import transformers.utils.logging
+
+    from magic141.pipeline import Magic141Pipeline
+
+    target = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"device {target!r} cannot be used ({reason}): try cpu, or leave --device out"
+        ) from error
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    pipe = Magic141Pipeline.from_pretrained(folder, dtype=getattr(torch, precision.value)).to(target)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def run(pipe: "Magic141Pipeline", hook: stages.StageHook, *, seed: int, **kwargs: Any) -> video.Frames:
+    """One clip (T, H, W, 3) uint8; kwargs are the pipeline's."""
+    import torch
+
+    pipe.stage_hook = hook
+    generator = torch.Generator().manual_seed(seed)
+    (frames,) = pipe(**kwargs, generator=generator, output_type="np", return_dict=False)
+    return (frames[0] * 255).round().astype("uint8")
+
+
+@contextmanager
+def progress(clock: stages.StageClock, total: int) -> Iterator[stages.StageHook]:
+    """A progress bar on stderr over `total` stage entries, and the hook that moves it and runs `clock`."""
+    columns = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=notices, transient=True) as bar:
+        task = bar.add_task("", total=total)
+
+        @contextmanager
+        def hook(stage: str) -> Iterator[None]:
+            bar.update(task, description=stage)
+            with clock(stage):
+                yield
+            bar.advance(task)
+
+        yield hook
+
+
+def facts(clock: stages.StageClock, video_seconds: float) -> dict[str, Any]:
+    """Seconds by stage, and the real-time factor: wall seconds, loading apart, by seconds of video."""
+    seconds = {stage: sum(samples) for stage, samples in clock.seconds.items()}
+    end_to_end = sum(seconds.values()) - seconds["load"]
+    return {
+        "seconds": seconds,
+        "denoise_step_seconds": clock.seconds.get(stages.DENOISE, []),
+        "end_to_end_seconds": end_to_end,
+        "video_seconds": video_seconds,
+        "real_time_factor": end_to_end / video_seconds,
+    }
+
+
+def show(report: dict[str, Any]) -> None:
+    table = Table("stage", "entries", "seconds", box=None, header_style="bold")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for stage, seconds in report["seconds"].items():
+        entries = len(report["denoise_step_seconds"]) if stage == stages.DENOISE else 1
+        table.add_row(stage, str(entries), f"{seconds:.3f}")
+    table.add_row("without load", "", f"{report['end_to_end_seconds']:.3f}", style="bold")
+    console.print(table)
+    console.print(
+        f"{report['output']}: {report['video_seconds']:.2f} s of video, "
+        f"real-time factor {report['real_time_factor']:.2f}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m magic141")

@@ -1,0 +1,319 @@
+"""Text to image to video: the factorisation of Magic 1-For-1 (arXiv 2502.07701) as a diffusers pipeline.
+
+One transformer serves both halves. Text-to-image is a one-frame video of which nothing is known. Image-to-video
+knows latent frame 0, which enters twice: as latent channels beside the noisy latent, and as image tokens beside
+the text tokens (the paper's multi-modal prior).
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from diffusers.video_processor import VideoProcessor
+from PIL import Image
+from torch import Tensor
+from transformers import CLIPModel, PreTrainedTokenizerFast
+
+from magic141 import arguments, stages, weights
+from magic141.autoencoder import AutoencoderMagic141
+from magic141.conditioning import as_batch, check_prompt, encode_image, encode_prompt, prior
+from magic141.errors import InputError
+from magic141.images import ImageInput, as_pixels
+from magic141.scheduler import FlowMatchScheduler
+from magic141.transformer import Magic141Transformer3DModel
+
+SPATIAL_COMPRESSION = 8
+OUTPUT_TYPES = ("np", "pt", "pil", "latent")
+
+Generators = torch.Generator | list[torch.Generator] | None
+StepCallback = Callable[["Magic141Pipeline", int, Tensor, dict[str, Any]], dict[str, Any]]
+
+
+@dataclass
+class Magic141PipelineOutput(BaseOutput):
+    """`frames` of B clips, by `output_type`: "np" (B, T, H, W, 3) and "pt" (B, T, 3, H, W), floats in [0, 1];
+    "pil", B lists of T images; "latent" (B, 16, t, h, w).
+    """
+
+    frames: np.ndarray | Tensor | list[list[Image.Image]]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a denoising run of B clips is told."""
+
+    text_tokens: Tensor  # (n + B, 40, 128): of the negative prompts, n = 0, 1 or B, then of the prompts
+    pooled: Tensor  # (n + B, 128)
+    guidance_scale: float
+    image_tokens: Tensor | None = None  # (B, 16, 128)
+    image_latent: Tensor | None = None  # (B, 16, 1, h, w), the clean latent frame 0
+
+    def rows(self, batch: int) -> tuple[Tensor, Tensor]:
+        """The multi-modal prior and the pooled text of `batch` rows; with guidance, of as many unguided ones before."""
+        tokens, pooled = prior(self.text_tokens[-batch:], self.image_tokens), self.pooled[-batch:]
+        if self.guidance_scale == 1:
+            return tokens, pooled
+        negative = prior(self.text_tokens[:-batch].expand(batch, -1, -1), self.image_tokens)
+        return torch.cat([negative, tokens]), torch.cat([self.pooled[:-batch].expand(batch, -1), pooled])
+
+
+class Magic141Pipeline(DiffusionPipeline):
+    """Video from text, or from text and its first frame.
+
+    `stage_hook` is entered around each stage of a call (`magic141.stages` names them), for clocks and meters.
+    """
+
+    model_cpu_offload_seq = "text_encoder->transformer->vae"
+    _callback_tensor_inputs = ["latents"]
+
+    def __init__(
+        self,
+        transformer: Magic141Transformer3DModel,
+        vae: AutoencoderMagic141,
+        text_encoder: CLIPModel,
+        tokenizer: PreTrainedTokenizerFast,
+        scheduler: FlowMatchScheduler,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            transformer=transformer,
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            scheduler=scheduler,
+        )
+        self.stage_hook: stages.StageHook = stages.unmeasured
+        self.video_processor = VideoProcessor(vae_scale_factor=SPATIAL_COMPRESSION)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] = "lab", **kwargs: Any
+    ) -> Self:
+        """A pipeline from a preset name, a folder or a hub repository, found by `magic141.weights.resolve`.
+
+        Keyword arguments are those of `DiffusionPipeline.from_pretrained`.
+
+        Raises InputError, WeightsMissing, WeightsCorrupt.
+        """
+        return super().from_pretrained(str(weights.resolve(pretrained_model_name_or_path)), **kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """As diffusers does, but without the path on this machine that a model was loaded from."""
+        super().save_pretrained(save_directory, **kwargs)
+        for path in Path(save_directory).glob("**/*.json"):
+            config = json.loads(path.read_text("utf-8"))
+            if config.pop("_name_or_path", None) is not None:
+                path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8", newline="\n")
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        image: ImageInput | Sequence[ImageInput] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        num_frames: int = 33,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 28,
+        guidance_scale: float = 2.0,
+        image_guidance_scale: float | None = None,
+        shift: float | None = None,
+        generator: Generators = None,
+        latents: Tensor | None = None,
+        output_type: str = "np",
+        return_dict: bool = True,
+        callback_on_step_end: StepCallback | None = None,
+    ) -> Magic141PipelineOutput | tuple[Any]:
+        """Generate one clip for each of B prompts.
+
+        Args:
+            prompt: what the clips show, in the words that the text encoder was trained on.
+            image: the first frame, one for all prompts or one for each (see `magic141.images.as_pixels`). Without
+                it the pipeline draws one first, with the same number of steps.
+            negative_prompt: what guidance moves away from; the empty prompt unless given.
+            num_frames: 4k+1. One frame is text to image alone.
+            height, width: pixels, multiples of 16; by default the size that the image encoder was trained on.
+            num_inference_steps: Euler steps of each half.
+            guidance_scale: w of `uncond + w (cond - uncond)` (classifier-free guidance, arXiv 2207.12598), computed
+                in one batched pass; 1 turns it off. The image condition stays in both halves of the batch.
+            image_guidance_scale: the same for text to image; `guidance_scale` unless given.
+            shift: s of `t -> s t / (1 + (s - 1) t)`; the scheduler's own unless given.
+            generator: all randomness; a list, one for each prompt, makes a clip independent of its batch.
+            latents: the initial noise of the video (B, 16, t, h, w), instead of drawing it.
+            output_type: "np", "pt", "pil" or "latent".
+            callback_on_step_end: called after each step of image to video as diffusers does; may replace `latents`.
+
+        Raises:
+            InputError: an argument is out of range; nothing has been computed then.
+        """
+        prompts = as_batch(prompt)
+        negatives = [""] if negative_prompt is None else as_batch(negative_prompt)
+        native = self.text_encoder.config.vision_config.image_size
+        height, width = native if height is None else height, native if width is None else width
+        image_guidance = guidance_scale if image_guidance_scale is None else image_guidance_scale
+        self.check_inputs(prompts, negatives, num_frames, height, width, generator, output_type)
+        arguments.check_num_inference_steps(num_inference_steps)
+        arguments.check_guidance_scale(guidance_scale)
+        arguments.check_guidance_scale(image_guidance, "image_guidance_scale")
+        arguments.check_shift(shift)
+        shape = self.latent_shape(len(prompts), num_frames, height, width)
+        if latents is not None and tuple(latents.shape) != shape:
+            raise InputError(f"latents have shape {tuple(latents.shape)} and must have {shape}")
+        if image is not None and num_frames == 1:
+            raise InputError("num_frames=1 with an image leaves nothing to generate: ask for 5 or more")
+        pixels = None if image is None else as_pixels(image, len(prompts), height, width)
+
+        self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device, shift=shift)
+        with self.stage_hook(stages.TEXT_ENCODE):
+            texts = self._encode_texts(prompts, negatives if {guidance_scale, image_guidance} != {1} else [])
+
+        if pixels is None:
+            with self.stage_hook(stages.IMAGE):
+                one = (*shape[:2], 1, *shape[3:])
+                noise = self._noise(one, generator, latents if num_frames == 1 else None)
+                image_latent = self.denoise(noise, Condition(*texts, image_guidance))
+                if num_frames > 1:
+                    pixels = self._decode(image_latent)[:, :, 0].clamp(-1, 1)
+
+        if pixels is None:
+            latents = image_latent
+        else:
+            with self.stage_hook(stages.IMAGE_ENCODE):
+                image_tokens, image_latent = self._encode_image(pixels)
+            noise = self._noise(shape, generator, latents)
+            condition = Condition(*texts, guidance_scale, image_tokens, image_latent)
+            latents = self.denoise(noise, condition, self.stage_hook, callback_on_step_end)
+
+        frames: Any = latents
+        if output_type != "latent":
+            with self.stage_hook(stages.VAE_DECODE):
+                video = self._decode(latents)
+            frames = self.video_processor.postprocess_video(video, output_type=output_type)
+        self.maybe_free_model_hooks()
+        return Magic141PipelineOutput(frames=frames) if return_dict else (frames,)
+
+    def check_inputs(
+        self,
+        prompts: Sequence[str],
+        negative_prompts: Sequence[str],
+        num_frames: int,
+        height: int,
+        width: int,
+        generator: Generators,
+        output_type: str,
+    ) -> None:
+        """Raises InputError for prompts, sizes, generators and output types that do not fit."""
+        if not prompts:
+            raise InputError("prompt is an empty list: give at least one")
+        for text in prompts:
+            check_prompt(self.tokenizer, text)
+        if len(negative_prompts) not in (1, len(prompts)):
+            raise InputError(
+                f"{len(negative_prompts)} negative prompts for {len(prompts)} prompts: give one or as many"
+            )
+        for text in negative_prompts:
+            check_prompt(self.tokenizer, text, allow_empty=True)
+        arguments.check_num_frames(num_frames)
+        arguments.check_size(height, width, SPATIAL_COMPRESSION * self.transformer.config.patch_size)
+        if isinstance(generator, list) and len(generator) != len(prompts):
+            raise InputError(
+                f"{len(generator)} generators for {len(prompts)} prompts: give one for all or one for each"
+            )
+        if output_type not in OUTPUT_TYPES:
+            raise InputError(f"output_type={output_type!r} is unknown; use one of {', '.join(OUTPUT_TYPES)}")
+
+    def latent_shape(
+        self, batch: int, num_frames: int, height: int, width: int
+    ) -> tuple[int, int, int, int, int]:
+        """(B, C, t, h, w) of the latents of `batch` clips."""
+        side = SPATIAL_COMPRESSION
+        frames = (num_frames - 1) // arguments.FRAME_GROUP + 1
+        return (batch, self.vae.config.latent_channels, frames, height // side, width // side)
+
+    def denoise(
+        self,
+        noise: Tensor,
+        condition: Condition,
+        hook: stages.StageHook = stages.unmeasured,
+        on_step: StepCallback | None = None,
+    ) -> Tensor:
+        """Latents (B, 16, t, h, w) from `noise` of that shape, by the steps that the scheduler is set to.
+
+        A known frame is noised as in training, so its velocity is known too, `eps - x0`; it replaces what the
+        model says there, which no loss has ever asked for.
+        """
+        known = known_channels(noise, condition.image_latent)
+        tokens, pooled = condition.rows(len(noise))
+        copies = len(tokens) // len(noise)
+        dtype = self.transformer.dtype
+        x = noise
+        with self.progress_bar(total=len(self.scheduler.timesteps)) as bar:
+            for i, timestep in enumerate(self.scheduler.timesteps):
+                with hook(stages.DENOISE):
+                    v = self.transformer(
+                        hidden_states=torch.cat([x, known], dim=1).to(dtype).repeat(copies, 1, 1, 1, 1),
+                        timestep=timestep.expand(len(tokens)),
+                        encoder_hidden_states=tokens.to(dtype),
+                        pooled_projections=pooled.to(dtype),
+                        return_dict=False,
+                    )[0].float()
+                    if copies == 2:
+                        unguided, guided = v.chunk(2)
+                        v = torch.lerp(unguided, guided, condition.guidance_scale)
+                    if condition.image_latent is not None:
+                        v[:, :, :1] = noise[:, :, :1] - condition.image_latent
+                    x = self.scheduler.step(v, timestep, x).prev_sample
+                if on_step is not None:
+                    x = on_step(self, i, timestep, {"latents": x}).pop("latents", x)
+                bar.update()
+        if condition.image_latent is not None:
+            x[:, :, :1] = condition.image_latent
+        return x
+
+    def _encode_texts(self, prompts: list[str], negatives: list[str]) -> tuple[Tensor, Tensor]:
+        """Text tokens and pooled vectors of the negative prompts, then of the prompts."""
+        texts = encode_prompt(self.text_encoder, self.tokenizer, [*negatives, *prompts], allow_empty=True)
+        device = self._execution_device
+        return texts[0].to(device), texts[1].to(device)
+
+    def _encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Image tokens (B, 16, 128) and the clean latent (B, 16, 1, h, w) of pixels (B, 3, H, W) in [-1, 1]."""
+        native = self.text_encoder.config.vision_config.image_size
+        seen = pixels
+        if pixels.shape[-2:] != (native, native):
+            seen = F.interpolate(pixels, (native, native), mode="bilinear", antialias=True)
+        latent = self.vae.encode(pixels.unsqueeze(2).to(self.vae.device, self.vae.dtype)).float()
+        device = self._execution_device
+        return encode_image(self.text_encoder, seen).to(device), latent.to(device)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        """Pixels (B, 3, T, H, W), about [-1, 1]."""
+        return self.vae.decode(latents.to(self.vae.device, self.vae.dtype)).float()
+
+    def _noise(self, shape: tuple[int, ...], generator: Generators, given: Tensor | None) -> Tensor:
+        device = self._execution_device
+        if given is not None:
+            return given.to(device, torch.float32)
+        return randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+
+
+def known_channels(latents: Tensor, image_latent: Tensor | None) -> Tensor:
+    """The 17 channels beside the noisy latents (B, 16, t, h, w): the clean latent, 0 where unknown, and the mask.
+
+    `image_latent` (B, 16, k, h, w) holds the first k latent frames; the mask is 1 there.
+    """
+    batch, channels, frames, height, width = latents.shape
+    known = latents.new_zeros(batch, channels + 1, frames, height, width)
+    if image_latent is not None:
+        known[:, :channels, : image_latent.shape[2]] = image_latent
+        known[:, channels:, : image_latent.shape[2]] = 1
+    return known

@@ -1,0 +1,159 @@
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from magic141.errors import InputError
+from magic141.video import Frames, check_writable, read_image, read_video, write_video
+
+
+def gradient(frames: int, height: int = 64, width: int = 64) -> Frames:
+    """A grey ramp that moves one pixel a frame: no chroma to lose, edges to keep."""
+    x = (np.arange(width)[None, None] * 3 + np.arange(frames)[:, None, None] * 3) % 256
+    return np.broadcast_to(x[..., None], (frames, height, width, 3)).astype(np.uint8)
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    frames=st.integers(1, 12),
+    height=st.integers(8, 33).map(lambda n: 2 * n),
+    width=st.integers(8, 33).map(lambda n: 2 * n),
+    fps=st.sampled_from([1, 8, 12.5, 16, 24, 29.97, 60]),
+)
+def test_round_trip(
+    tmp_path_factory: pytest.TempPathFactory, frames: int, height: int, width: int, fps: float
+) -> None:
+    path = tmp_path_factory.mktemp("video") / "clip.mp4"
+    written = gradient(frames, height, width)
+    write_video(path, written, fps)
+    read, rate = read_video(path)
+    assert read.shape == written.shape
+    assert rate == pytest.approx(fps, rel=1e-3)
+    mse = np.mean((read.astype(float) - written) ** 2)
+    assert mse < 255**2 / 10**4, "grey frames come back at 40 dB or better"
+
+
+def test_colours_survive(tmp_path: Path) -> None:
+    """A matrix or range mix-up shifts flat colours by ten levels and more."""
+    colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [128, 128, 128], [255, 255, 0]], np.uint8)
+    for colour in colours:
+        frames = np.broadcast_to(colour, (5, 64, 64, 3)).copy()
+        write_video(tmp_path / "clip.mp4", frames, 16)
+        read, _ = read_video(tmp_path / "clip.mp4")
+        assert np.abs(read.astype(int) - frames).max() <= 3
+
+
+def test_players_play_it(tmp_path: Path) -> None:
+    write_video(tmp_path / "clip.mp4", gradient(33), 16)
+    with av.open(tmp_path / "clip.mp4") as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.pix_fmt, stream.frames) == ("h264", "yuv420p", 33)
+        assert float(stream.duration * stream.time_base) == 33 / 16
+    data = (tmp_path / "clip.mp4").read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat"), (
+        "the index comes first, so that a browser starts at once"
+    )
+
+
+def test_same_frames_same_bytes(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / name, gradient(9), 16)
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+def test_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(b"an earlier clip")
+
+    def fail(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("magic141.video.av.VideoFrame.from_ndarray", fail)
+    with pytest.raises(KeyboardInterrupt):
+        write_video(path, gradient(5), 16)
+    assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
+    assert path.read_bytes() == b"an earlier clip"
+
+
+@pytest.mark.parametrize(
+    ("frames", "fps", "message"),
+    [
+        (gradient(5, 64, 63), 16, "63x64.*even sides"),
+        (gradient(5).astype(np.float32), 16, r"must be uint8 \(T, H, W, 3\).*float32"),
+        (gradient(5)[..., 0], 16, r"\(5, 64, 64\)"),
+        (gradient(5)[:0], 16, r"\(0, 64, 64, 3\)"),
+        (gradient(5), 0, "fps=0 must lie in 1..240"),
+        (gradient(5), float("nan"), "fps=nan"),
+    ],
+)
+def test_bad_frames_are_refused(tmp_path: Path, frames: Frames, fps: float, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        write_video(tmp_path / "clip.mp4", frames, fps)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_outputs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder"):
+        check_writable(tmp_path)
+    with pytest.raises(InputError, match="does not exist"):
+        check_writable(tmp_path / "nowhere" / "clip.mp4")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="does not exist"):
+        check_writable(tmp_path / "file" / "clip.mp4")
+    assert check_writable(tmp_path / "clip.mp4") == tmp_path / "clip.mp4"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_unwritable_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands in for a read-only folder, which does not stop root."""
+
+    def refuse(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("magic141.video.tempfile.TemporaryFile", refuse)
+    with pytest.raises(InputError, match=r"cannot be written \(Permission denied\)"):
+        check_writable(tmp_path / "clip.mp4")
+
+
+def test_unreadable_videos_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot read a video"):
+        read_video(tmp_path / "missing.mp4")
+    (tmp_path / "text.mp4").write_text("not a video")
+    with pytest.raises(InputError, match="cannot read a video"):
+        read_video(tmp_path / "text.mp4")
+    write_video(tmp_path / "clip.mp4", gradient(33), 16)
+    whole = (tmp_path / "clip.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[:200])
+    with pytest.raises(InputError, match="cut.mp4"):
+        read_video(tmp_path / "cut.mp4")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
+def test_images_become_rgb(tmp_path: Path, mode: str) -> None:
+    Image.new("RGB", (64, 32), (153, 153, 153)).convert(mode).save(tmp_path / "image.png")
+    image = read_image(tmp_path / "image.png")
+    assert (image.mode, image.size) == ("RGB", (64, 32))
+    assert image.getpixel((5, 5)) == (153, 153, 153)
+
+
+def test_photos_stand_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    Image.new("RGB", (64, 32)).save(tmp_path / "photo.jpg", exif=exif)
+    assert read_image(tmp_path / "photo.jpg").size == (32, 64)
+
+
+def test_unreadable_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot read an image from .*missing.png"):
+        read_image(tmp_path / "missing.png")
+    (tmp_path / "text.png").write_text("not an image")
+    with pytest.raises(InputError, match="Give a PNG, JPEG or WebP file"):
+        read_image(tmp_path / "text.png")
+    Image.effect_noise((64, 64), 50).save(tmp_path / "image.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "image.png").read_bytes()[:500])
+    with pytest.raises(InputError, match="cut.png"):
+        read_image(tmp_path / "cut.png")
