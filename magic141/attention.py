@@ -123,7 +123,7 @@ class _NormRotate(torch.autograd.Function):
         rstd = torch.rsqrt(wide.float().pow(2).mean(-1, keepdim=True) + NORM_EPS)
         ctx.save_for_backward(qkv, weight, rope, rstd)
         wide = (wide * rstd).mul_(weight[:, None])
-        _rotate_(wide[:, : len(rope)], torch.view_as_complex(rope))
+        _rotate_(wide[:, : len(rope)], rope)
         out = torch.empty_like(qkv.permute(2, 0, 3, 1, 4), memory_format=torch.contiguous_format)
         out[:2] = wide.permute(2, 0, 3, 1, 4)
         out[2] = qkv[:, :, 2].transpose(1, 2)
@@ -137,7 +137,7 @@ class _NormRotate(torch.autograd.Function):
         grad = torch.empty_like(normed)
         grad[:, :, 0] = grad_q.transpose(1, 2)
         grad[:, :, 1] = grad_k.transpose(1, 2)
-        _rotate_(grad[:, : len(rope)], torch.view_as_complex(rope).conj())
+        _rotate_(grad[:, : len(rope)], rope, inverse=True)
         product = grad * normed
         grad_weight = product.sum((0, 1)).sum(1)
         mean = product.mul_(weight[:, None]).mean(-1, keepdim=True)
@@ -147,9 +147,15 @@ class _NormRotate(torch.autograd.Function):
         return grad_qkv, grad_weight.to(weight.dtype), None
 
 
-def _rotate_(x: Tensor, rope: Tensor) -> None:
-    """Multiply pairs of channels of x (B, N, 2, H, D) by the complex numbers rope (N, D / 2), in place."""
-    turned = x.float()  # x itself unless it is float64
-    torch.view_as_complex(turned.unflatten(-1, (-1, 2))).mul_(rope[:, None, None])
-    if turned is not x:
-        x.copy_(turned)
+def _rotate_(x: Tensor, rope: Tensor, inverse: bool = False) -> None:
+    """Rotate pairs of channels of x (B, N, 2, H, D) by the angles of rope (N, D / 2, 2), or back, in place."""
+    pairs = x.unflatten(-1, (-1, 2))
+    rope = rope[:, None, None]
+    if x.dtype == torch.float32 and not torch.compiler.is_compiling():
+        # One pass over memory, but no compiler fuses it, and it rounds otherwise than the reference does.
+        turn = torch.view_as_complex(rope)
+        torch.view_as_complex(pairs).mul_(turn.conj() if inverse else turn)
+        return
+    (a, b), (cos, sin) = pairs.float().unbind(-1), rope.unbind(-1)
+    sin = -sin if inverse else sin
+    pairs.copy_(torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1))

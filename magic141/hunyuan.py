@@ -56,7 +56,9 @@ def sources(key: str) -> list[str]:
     return [f"{SINGLES.get(module, module)}.{leaf}"]
 
 
-def from_hunyuan_state(theirs: dict[str, Tensor], keys_and_shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
+def from_hunyuan_state(
+    theirs: dict[str, Tensor], keys_and_shapes: dict[str, torch.Size]
+) -> dict[str, Tensor]:
     """State dict for a model of ours with these keys and shapes, from theirs."""
     return {
         key: torch.cat([theirs[source] for source in sources(key)]).reshape(shape)

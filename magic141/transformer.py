@@ -91,9 +91,10 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
         continuation_embed: bool = False,
     ) -> None:
         super().__init__()
-        if sum(rope_axes_dim) != attention_head_dim or len(rope_axes_dim) != 3:
+        axes_fit = sum(rope_axes_dim) == attention_head_dim and all(axis % 2 == 0 for axis in rope_axes_dim)
+        if len(rope_axes_dim) != 3 or not axes_fit:
             raise InputError(
-                f"rope_axes_dim={rope_axes_dim} must be 3 numbers that sum to {attention_head_dim=}"
+                f"rope_axes_dim={rope_axes_dim} must be 3 even numbers that sum to {attention_head_dim=}"
             )
         if image_condition_type not in (None, "latent_concat"):
             raise InputError(f"{image_condition_type=} is unknown; use None or 'latent_concat'")
@@ -161,7 +162,13 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
             InputError: an argument is missing, or has a shape that does not fit.
         """
         self._check_inputs(
-            hidden_states, timestep, encoder_hidden_states, pooled_projections, guidance, continuation
+            hidden_states,
+            timestep,
+            encoder_hidden_states,
+            encoder_attention_mask,
+            pooled_projections,
+            guidance,
+            continuation,
         )
         layers = self.config.num_layers + self.config.num_single_layers
         if any(not 0 <= layer < layers for layer in feature_layers):
@@ -259,6 +266,7 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
         hidden_states: Tensor,
         timestep: Tensor,
         encoder_hidden_states: Tensor,
+        encoder_attention_mask: Tensor | None,
         pooled_projections: Tensor | None,
         guidance: Tensor | None,
         continuation: Tensor | None,
@@ -272,6 +280,10 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
             raise InputError(f"latent size {size} must be positive multiples of the patch {patch}")
         check_shape("timestep", timestep, batch)
         check_shape("encoder_hidden_states", encoder_hidden_states, batch, "L", config.text_embed_dim)
+        if encoder_attention_mask is not None:
+            check_shape(
+                "encoder_attention_mask", encoder_attention_mask, batch, encoder_hidden_states.shape[1]
+            )
         if pooled_projections is None:
             raise InputError("pooled_projections is missing; pass the pooled embedding of the text")
         check_shape("pooled_projections", pooled_projections, batch, config.pooled_projection_dim)
