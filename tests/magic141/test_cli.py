@@ -1,0 +1,181 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from magic141 import weights
+from magic141.__main__ import app
+from magic141.video import read_video
+
+PROMPT = "a small red ring drifting left over dark stripes"
+
+
+def invoke(*args: object) -> Result:
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+def generate(model: Path, output: Path, *args: object) -> Result:
+    return invoke("generate", PROMPT, "-o", output, "--model", model, "--steps", 2, "--frames", 5, *args)
+
+
+def test_a_clip_is_written(saved_pipeline: Path, tmp_path: Path) -> None:
+    output = tmp_path / "clip.mp4"
+    result = generate(saved_pipeline, output, "--fps", 8)
+    assert result.exit_code == 0, result.output
+    frames, fps = read_video(output)
+    assert frames.shape == (5, 64, 64, 3)
+    assert fps == 8
+    for stage in ("load", "text encode", "image", "image encode", "denoise", "vae decode", "file encode"):
+        assert any(line.strip().startswith(stage) for line in result.stdout.splitlines()), stage
+    assert "0.62 s of video, real-time factor" in result.stdout
+
+
+def test_json_says_what_was_done(saved_pipeline: Path, tmp_path: Path) -> None:
+    output = tmp_path / "clip.mp4"
+    result = generate(saved_pipeline, output, "--seed", 3, "--device", "cpu", "--json")
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.stdout)
+    expected: dict[str, Any] = {
+        "output": str(output),
+        "prompt": PROMPT,
+        "seed": 3,
+        "num_frames": 5,
+        "fps": 16.0,
+        "video_seconds": 5 / 16,
+        "num_inference_steps": 2,
+        "device": "cpu",
+        "precision": "float32",
+        "weights": weights.fingerprint(saved_pipeline),
+    }
+    assert {name: facts[name] for name in expected} == expected
+    assert len(facts["denoise_step_seconds"]) == 2
+    assert facts["seconds"]["denoise"] == pytest.approx(sum(facts["denoise_step_seconds"]))
+    warm = sum(seconds for stage, seconds in facts["seconds"].items() if stage != "load")
+    assert facts["end_to_end_seconds"] == pytest.approx(warm)
+    assert facts["real_time_factor"] == pytest.approx(warm / (5 / 16))
+
+
+def test_seeds_images_and_knobs_change_the_clip(saved_pipeline: Path, tmp_path: Path) -> None:
+    Image.effect_noise((64, 64), 80).save(tmp_path / "image.png")
+    variants: list[tuple[object, ...]] = [
+        (),
+        ("--seed", 1),
+        ("--guidance", 5),
+        ("--shift", 6),
+        ("--image", tmp_path / "image.png"),
+    ]
+    clips = []
+    for i, variant in enumerate([*variants, ()]):
+        result = generate(saved_pipeline, tmp_path / f"{i}.mp4", *variant)
+        assert result.exit_code == 0, result.output
+        clips.append((tmp_path / f"{i}.mp4").read_bytes())
+    assert clips[-1] == clips[0], "same arguments, same bytes"
+    assert len(set(clips)) == len(variants)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--frames", 30), "num_frames=30 must be 4k+1 (1, 5, 9, …, 33, …): try 29 or 33"),
+        (("--steps", 0), "num_inference_steps=0 must lie in 1..1000"),
+        (("--fps", 0), "fps=0.0 must lie in 1..240"),
+        (("--seed", -1), "seed=-1 must lie in 0..2^63-1"),
+        (("--guidance", -1), "guidance_scale=-1.0"),
+        (("--shift", 0), "shift=0.0"),
+        (("--model", "lba"), "unknown preset 'lba': did you mean 'lab'?"),
+        (("--model", "./nothing"), "no weights at './nothing'"),
+        (("--image", "missing.png"), "cannot read an image from 'missing.png'"),
+        (("--image", "{here}/text.png"), "Give a PNG, JPEG or WebP file"),
+        (("-o", "{here}/clip.gif"), "must end in .mp4"),
+        (("-o", "{here}"), "must end in .mp4"),
+        (("-o", "{here}/nowhere/clip.mp4"), "does not exist: create it first"),
+    ],
+)
+def test_bad_arguments_are_refused_before_loading(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    saved_pipeline: Path,
+    args: tuple[object, ...],
+    message: str,
+) -> None:
+    def load(*_: object) -> None:
+        raise AssertionError("the pipeline was loaded")
+
+    monkeypatch.setattr("magic141.__main__.load", load)
+    (tmp_path / "text.png").write_text("no image")
+    before = sorted(tmp_path.iterdir())
+    filled = [str(arg).replace("{here}", str(tmp_path)) for arg in args]
+    result = generate(saved_pipeline, tmp_path / "clip.mp4", *filled)
+    assert result.exit_code == 2
+    assert "error: " in result.stderr
+    assert message in result.stderr
+    assert result.stdout == ""
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--device", "quantum"), "device 'quantum' cannot be used"),
+        (("--device", "cuda:77"), "device 'cuda:77' cannot be used"),
+        (("--image", "{here}/wide.png"), "64x64 pixels): resize it first"),
+    ],
+)
+def test_bad_arguments_that_only_the_pipeline_knows(
+    tmp_path: Path, saved_pipeline: Path, args: tuple[object, ...], message: str
+) -> None:
+    Image.fromarray(np.zeros((64, 128, 3), np.uint8)).save(tmp_path / "wide.png")
+    filled = [str(arg).replace("{here}", str(tmp_path)) for arg in args]
+    result = generate(saved_pipeline, tmp_path / "clip.mp4", *filled)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not (tmp_path / "clip.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("", "has no words"),
+        ("a zebra", "'zebra'"),
+        ("a smoll red ring", "nearest known: small"),
+        (" ".join(["red"] * 39), "39 words, the limit is 38"),
+    ],
+)
+def test_bad_prompts(saved_pipeline: Path, tmp_path: Path, prompt: str, message: str) -> None:
+    result = invoke("generate", prompt, "-o", tmp_path / "clip.mp4", "--model", saved_pipeline)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_traceback_at_the_door(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "magic141", "generate", PROMPT, "-o", "clip.mp4", "--frames", "30"]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={"PYTHONPATH": str(root)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: num_frames=30")
+    assert "Traceback" not in done.stderr
+
+
+def test_weights_are_sealed_and_verified(tmp_path: Path) -> None:
+    (tmp_path / "vae").mkdir()
+    (tmp_path / weights.INDEX).write_text("{}")
+    model = tmp_path / "vae" / "model.safetensors"
+    model.write_bytes(b"tensor")
+    assert "error: " in invoke("weights", "verify", tmp_path).stderr, "not sealed yet"
+    assert invoke("weights", "seal", tmp_path).exit_code == 0
+    verified = invoke("weights", "verify", tmp_path)
+    assert verified.exit_code == 0
+    assert "2 files are as sealed" in verified.stdout
+    model.write_bytes(b"tensoR")
+    damaged = invoke("weights", "verify", tmp_path)
+    assert damaged.exit_code == 2
+    assert "model.safetensors has sha256" in damaged.stderr
