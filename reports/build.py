@@ -21,8 +21,8 @@ from reports.verdict import machine, verdict
 MAX_BYTES = 15_000_000
 """A report can be mailed and attached. Clips beyond this are left out by whole rows, and the page says so."""
 
-OPEN_STRIPS = 6
-"""Rows of clips that stand open, the first ones of the suite; the others are folded."""
+OPEN_STRIPS = OPEN_PLOTS = 6
+"""Rows of clips, and small plots, that stand open; the ones after them are folded."""
 
 _HERE = Path(__file__).parent
 
@@ -125,6 +125,7 @@ def _environment() -> Environment:
         text=text,
         table_of=table,
         OPEN_STRIPS=OPEN_STRIPS,
+        OPEN_PLOTS=OPEN_PLOTS,
         passes=plots.passes,
         css=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
         script=Markup((_HERE / "script.js").read_text(encoding="utf-8")),

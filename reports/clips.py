@@ -72,8 +72,11 @@ def fit(found: Sequence[Strip], room: int) -> tuple[list[Strip], list[Strip]]:
 
 
 def without_clips(found: Sequence[Strip]) -> list[Strip]:
-    """The same strips with empty clips: what the page costs before any clip."""
-    return [replace(strip, tiles=tuple(replace(tile, uri="") for tile in strip.tiles)) for strip in found]
+    """The same strips with a byte for each clip: what the page costs around them."""
+    return [
+        replace(strip, tiles=tuple(replace(tile, uri=tile.uri[:1]) for tile in strip.tiles))
+        for strip in found
+    ]
 
 
 def _clip(row: Row, role: str, asked: tuple[int, str, int] | None = None) -> Clip | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.records import Score
-from reports import text
+from reports import glossary, text
 from reports.rows import Row
 
 HEADLINE = ("fvd-world", "fvd")
@@ -101,6 +101,10 @@ class Metric:
         )
 
     @property
+    def meaning(self) -> str:
+        return glossary.meaning(self.name)
+
+    @property
     def samples(self) -> str:
         """`n = 64`, or the range where cells differ."""
         counts = sorted({score.n for _, score in self.entries})
@@ -112,7 +116,7 @@ class Metric:
 
 
 def metrics(rows: Sequence[Row]) -> list[Metric]:
-    """Metrics in order of first appearance, the one that decides first."""
+    """All metrics: the one that decides, the other known ones, then the rest in order of appearance."""
     grouped: dict[tuple[str, str], list[tuple[Row, Score]]] = {}
     for row in rows:
         for name, score in (row.record.scores if row.record else {}).items():
@@ -124,7 +128,7 @@ def metrics(rows: Sequence[Row]) -> list[Metric]:
         title = name if variants[name] == 1 else f"{name}, protocol {variants[name]}"
         found.append(Metric(name, protocol, title, tuple(entries)))
     main = headline(found)
-    return sorted(found, key=lambda metric: metric is not main)
+    return sorted(found, key=lambda metric: (metric is not main, glossary.order(metric.name)))
 
 
 def headline(found: Sequence[Metric]) -> Metric | None:

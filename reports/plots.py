@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,6 +17,8 @@ from reports.metrics import Metric, Point
 from reports.rows import Row
 
 LARGE, SMALL = (4.8, 3.5), (3.6, 2.7)
+MARGINS = (0.12, 0.17, 0.67, 0.73)
+"""Left, bottom, width, height of the axes; references are named on the right."""
 MARKERS = "osD^vPX*"
 LOG_RATIO = 10.0
 """An axis is logarithmic where its largest value is more than this many times its smallest."""
@@ -120,8 +123,8 @@ def _plot(
     metric: Metric, name: str, colours: dict[str, int], large: bool, place: Place, label: str, annotate: bool
 ) -> str:
     with svg.style():
-        figure = Figure(figsize=LARGE if large else SMALL, layout="constrained")
-        axes = figure.subplots()
+        figure = Figure(figsize=LARGE if large else SMALL)
+        axes = figure.add_axes(MARGINS)  # fixed, so that panels align; a layout engine would draw each twice
         entries = [(point, x) for point in metric.systems if (x := place(point.row)) is not None]
         for series in dict.fromkeys(point.row.series for point, _ in entries):
             line = [entry for entry in entries if entry[0].row.series == series]
@@ -129,6 +132,7 @@ def _plot(
         if annotate:
             _real_time(axes, [point.row for point, _ in entries], named=large)
         _scale_x(axes, [x for _, x in entries], steps=not annotate)
+        _scale_y(axes, metric)
         _references(axes, metric)
         axes.set_xlabel(label)
         unit = f" ({metric.first.unit})" if metric.first.unit else ""
@@ -214,29 +218,59 @@ def _plain_log(axis: object) -> None:
     axis.set_minor_formatter(NullFormatter())  # type: ignore[attr-defined]
 
 
-def _references(axes: Axes, metric: Metric) -> None:
-    """Bands of the reference rows, and limits: a reference far off the systems' scale is named at the edge."""
+def _scale_y(axes: Axes, metric: Metric) -> None:
+    """Limits and scale. Logarithmic over large ratios, linear near and below zero: a debiased distance may be
+    negative. On a linear axis a reference far off the systems' range does not count.
+    """
     ends = [end for p in metric.systems for end in (p.value, p.score.low, p.score.high) if end is not None]
     levels = [point.value for point in metric.references]
-    if min(ends + levels) > 0 and max(ends + levels) > LOG_RATIO * min(ends + levels):
-        axes.set_yscale("log")
-        _plain_log(axes.yaxis)
-        ratio = max(ends + levels) / min(ends + levels)
-        axes.set_ylim(min(ends + levels) / ratio**0.08, max(ends + levels) * ratio**0.08)
+    everything = ends + levels
+    positive = [value for value in everything if value > 0]
+    if metric.first.better == "lower" and positive and max(positive) > LOG_RATIO * min(positive):
+        if min(everything) > 0:
+            axes.set_yscale("log")
+            _plain_log(axes.yaxis)
+        else:
+            below = [-value for value in everything if value < 0]
+            linear = max([*below, min(p.value for p in metric.systems if p.value > 0)])
+            axes.set_yscale("symlog", linthresh=linear, linscale=0.5)
+            axes.set_ylabel(f"logarithmic, linear below {linear:.2g}", fontsize=7)
+            axes.yaxis.set_major_locator(FixedLocator([0.0, *_one_two_five(linear, max(positive))]))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_locator(NullLocator())
+        low, high = min(everything), max(everything)
     else:
         span = max(ends) - min(ends) or abs(ends[0]) or 1.0
         near = ends + [level for level in levels if min(ends) - 4 * span <= level <= max(ends) + 4 * span]
-        margin = 0.08 * (max(near) - min(near) or span)
-        axes.set_ylim(min(near) - margin, max(near) + margin)
+        low, high = min(near), max(near)
+    _set_limits(axes, low, high)
+
+
+def _set_limits(axes: Axes, low: float, high: float) -> None:
+    """Limits a little wider than the values, by the same length on the page at both ends."""
+    transform = axes.yaxis.get_transform()
+    bottom, top = transform.transform([low, high])
+    margin = 0.07 * (top - bottom) or 0.5
+    axes.set_ylim(*transform.inverted().transform([bottom - margin, top + margin]))
+
+
+def _one_two_five(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten from `low` to `high`."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
+    return [tick for tick in ticks if low <= tick <= high]
+
+
+def _references(axes: Axes, metric: Metric) -> None:
+    """A dashed line and a band for each reference; one that is off the scale is named at the edge."""
     low, high = axes.get_ylim()
     labels = []
     for point in metric.references:
         score, name = point.score, f"{metric.reference_name(point)} {point.shown}"
         if low <= point.value <= high:
             if score.low is not None and score.high is not None:
-                axes.axhspan(
-                    max(score.low, low), min(score.high, high), color=svg.BAND, alpha=0.35, linewidth=0
-                )
+                bottom, top = max(score.low, low), min(score.high, high)
+                axes.axhspan(bottom, top, color=svg.BAND, alpha=0.35, linewidth=0)
             axes.axhline(point.value, color=svg.MUTED, linewidth=0.8, linestyle=(0, (5, 3)), zorder=1)
             labels.append((point.value, name))
         else:

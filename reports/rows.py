@@ -105,11 +105,22 @@ def _system_rows(
 
 
 def _splitting_knobs(cells: Sequence[Record | PlannedCell]) -> list[str]:
-    """Knobs that differ between cells of equal step count. Guidance tuned per step count is not one of them."""
+    """Knobs that differ between cells of equal step count. Guidance tuned per step count is not one of them,
+    nor is a knob that another one determines.
+    """
     by_steps: dict[Knob, list[dict[str, Knob]]] = {}
     for cell in cells:
         by_steps.setdefault(cell.knobs.get(STEPS), []).append(cell.knobs)
-    return [name for name in _varying(cells) if any(_differs(name, group) for group in by_steps.values())]
+    found = [name for name in _varying(cells) if any(_differs(name, group) for group in by_steps.values())]
+    for name in reversed(found):
+        rest = [other for other in found if other != name]
+        if rest and _distinct(rest, cells) == _distinct(found, cells):
+            found = rest
+    return found
+
+
+def _distinct(names: Sequence[str], cells: Sequence[Record | PlannedCell]) -> int:
+    return len({tuple(str(cell.knobs.get(name)) for name in names) for cell in cells})
 
 
 def _naming_knobs(cells: Sequence[Record | PlannedCell], splitting: Sequence[str]) -> list[str]:

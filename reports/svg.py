@@ -74,7 +74,7 @@ def render(figure: Figure, name: str, alt: str, hovers: dict[str, str] | None = 
     for target in set(links):
         svg = svg.replace(f'href="#{name}-{target[1:]}"', f'href="{target}"')
     svg = re.sub(r"#0101[0-9a-f]{2}\b", _themed, svg)
-    svg = re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 var(--font)", svg)
+    svg = re.sub(r"font-family: [^;\"]*", "font-family: var(--font)", svg)
     svg = svg.replace("<a ", '<a tabindex="-1" ')
     return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
 

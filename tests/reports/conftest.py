@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -49,12 +50,12 @@ def score(value: float | None, spread: float = 0.05, better: Any = "lower", **fi
 def scores(quality: float) -> dict[str, Score]:
     """`quality` from 0 (noise) to 1 (truth)."""
     return {
-        "fvd-world": score(0.05 + 8 * (1 - quality) ** 2, 0.02 + 0.3 * (1 - quality) ** 2, floor=0.11),
-        "attribute accuracy": score(
+        "fvd-world": score(8 * (1 - quality) ** 2, 0.02 + 0.3 * (1 - quality) ** 2, floor=0.11),
+        "accuracy-mean": score(
             0.15 + 0.84 * quality, 0.02, "higher", protocol="judge; n=64", unit="fraction"
         ),
-        "motion magnitude": score(0.4 + 0.6 * quality, 0.06, "target", protocol="motion; lag=3; n=64"),
-        "first frame PSNR": score(8 + 22 * quality, 0.8, "higher", protocol="psnr; n=64", unit="dB"),
+        "motion-ratio": score(0.4 + 0.6 * quality, 0.06, "target", protocol="motion; lag=3; n=64"),
+        "first-frame-psnr": score(8 + 22 * quality, 0.8, "higher", protocol="psnr; n=64", unit="dB"),
     }
 
 
@@ -139,9 +140,6 @@ def with_clips(folder: Path, made: Record, number: int, prompts: Sequence[str] =
     return made.model_copy(update={"clips": tuple(clips), "samples": write_samples(folder, made.cell, rows)})
 
 
-MakeRun = Callable[..., Path]
-
-
 def write_run(
     folder: Path,
     records: Sequence[Record],
@@ -187,6 +185,21 @@ def write_run(
     for number, one in enumerate(records):
         store.append(with_clips(folder, one, number) if clips and one.outcome == "ok" else one)
     return folder
+
+
+@pytest.fixture(scope="session")
+def make() -> SimpleNamespace:
+    """The makers of this file: with the importlib mode of pytest, tests cannot import a conftest."""
+    return SimpleNamespace(
+        record=record,
+        failed=failed,
+        score=score,
+        scores=scores,
+        sweep=sweep,
+        run=write_run,
+        clip=clip_bytes,
+        STEPS=STEPS,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,31 @@
+"""What the known scores and stages mean, in a few words. Unknown names are shown as they are."""
+
+from __future__ import annotations
+
+METRICS = {
+    "fvd-world": "Fréchet distance from generated to true clips, less what truth has against truth",
+    "kvd-world": "kernel distance from generated to true clips, unbiased at any n",
+    "accuracy-mean": "share of the caption's attributes that the judge reads off the clip",
+    "motion-ratio": "speed of the subject over its true speed",
+    "first-frame-psnr": "how closely frame 0 keeps the image it was to start from",
+    "flickering": "VBench's temporal flickering: a still picture scores 1, so read it beside motion",
+    "flow-ratio": "optical flow over that of the rendered truth",
+}
+"""In the order in which a reader wants them."""
+
+ATTRIBUTE = "accuracy-"
+
+
+def order(name: str) -> int:
+    """Known scores first, then the others as recorded."""
+    known = list(METRICS)
+    return known.index(name) if name in known else len(known)
+
+
+def meaning(name: str) -> str:
+    """One phrase, empty for an unknown score."""
+    if name in METRICS:
+        return METRICS[name]
+    if name.startswith(ATTRIBUTE):
+        return f"share of clips whose {name.removeprefix(ATTRIBUTE)} the judge reads right"
+    return ""

@@ -1,0 +1,119 @@
+import re
+
+import pytest
+
+from reports.load import load
+from reports.metrics import Point, metrics
+from reports.rows import rows
+from reports.verdict import verdict
+
+
+def read(folder):
+    """The verdict as plain sentences."""
+    found = rows(load([folder]))
+    main = next((metric for metric in metrics(found) if metric.systems), None)
+    sentences = [re.sub("<[^>]+>", "", str(sentence)) for sentence in verdict(found, main)]
+    return [
+        sentence.replace("\u00a0", " ").replace("&nbsp;", " ").replace("\u2009", " ")
+        for sentence in sentences
+    ]
+
+
+def cell(make, steps, value, spread, **fields):
+    return make.record(steps=steps, scores={"fvd-world": make.score(value, spread)}, **fields)
+
+
+def test_best_cheapest_and_speed(make, tmp_path):
+    cells = [
+        cell(make, 2, 3.0, 0.2),
+        cell(make, 8, 1.1, 0.2),
+        cell(make, 28, 1.0, 0.2),
+        cell(make, None, 0.0, 0.1, system="truth", role="reference"),
+    ]
+    first, second, third = read(make.run(tmp_path / "run", cells))
+    assert first == (
+        "Best quality by fvd-world (lower is better): lab-teacher · 28 steps with 1.00 [0.80 – 1.20], n = 64; "
+        "for scale, truth scores 0.00."
+    )
+    assert second == (
+        "The cheapest setting whose 95 % interval reaches that score is lab-teacher · 8 steps with "
+        "1.10 [0.90 – 1.30], n = 64, 3× faster."
+    )
+    assert third.startswith("lab-teacher · 8 steps makes one second of video in 0.211 s")
+    assert third.endswith("4.75× faster than it plays, warm, on 2 cores of AMD EPYC 7B13.")
+
+
+def test_an_interval_that_stops_short_does_not_reach(make, tmp_path):
+    cells = [cell(make, 2, 3.0, 0.2), cell(make, 8, 1.21, 0.2), cell(make, 28, 1.0, 0.2)]
+    _, second, third = read(make.run(tmp_path / "run", cells))
+    assert second.startswith(
+        "No faster setting has a 95 % interval that reaches that score; the nearest is lab-teacher · 8"
+    )
+    assert third.startswith("lab-teacher · 28 steps makes")
+
+
+def test_the_fastest_may_be_the_best(make, tmp_path):
+    _, second, _ = read(make.run(tmp_path / "run", [cell(make, 2, 1.0, 0.1), cell(make, 8, 2.0, 0.1)]))
+    assert second == "No setting that was scored is faster."
+
+
+def test_without_scores_only_cost_is_compared(make, tmp_path):
+    cells = [make.record("fake", steps, scores={}) for steps in (4, 2)]
+    first, second, third = read(make.run(tmp_path / "run", cells))
+    assert first == "No cell carries a quality score, so only cost can be compared."
+    assert second.startswith("fake · 2 steps is the fastest of 2 settings, at 0.174 s")
+    assert third.startswith("fake · 2 steps makes one second of video")
+
+
+def test_without_a_finished_cell_there_is_no_verdict(make, tmp_path):
+    assert read(make.run(tmp_path / "run", [make.failed("crashed", "killed by SIGKILL")])) == [
+        "No system has a finished cell yet, so there is nothing to compare."
+    ]
+
+
+def test_failed_and_undefined_scores_do_not_rank(make, tmp_path):
+    undefined = make.score(None, note="no clip has a moving subject")
+    cells = [
+        cell(make, 2, 3.0, 0.2),
+        cell(make, 4, 0.1, 0.1, outcome="invalid", message="NaN pixels"),
+        make.record(steps=8, scores={"fvd-world": undefined}),
+    ]
+    assert "lab-teacher · 2 steps" in read(make.run(tmp_path / "run", cells))[0]
+
+
+def test_slower_than_playback_is_said(make, tmp_path):
+    third = read(make.run(tmp_path / "run", [cell(make, 56, 1.0, 0.1)]))[2]
+    assert "1.22× slower than it plays" in third
+
+
+@pytest.mark.parametrize(
+    ("better", "value", "low", "high", "reaches"),
+    [
+        ("higher", 0.80, 0.75, 0.90, True),
+        ("higher", 0.80, 0.75, 0.89, False),
+        ("lower", 0.95, 0.90, 1.00, True),
+        ("lower", 0.95, 0.91, 1.00, False),
+        ("target", 0.80, 0.70, 0.90, True),  # the goal is 0.9 for a target of 1
+        ("target", 1.30, 1.11, 1.50, False),
+        ("target", 1.30, 1.10, 1.50, True),
+        ("target", 1.30, None, None, False),
+    ],
+)
+def test_reaching_means_that_the_interval_covers_the_goal(make, better, value, low, high, reaches):
+    goal = Point(None, make.score(0.9, better=better), 0.9)
+    point = Point(None, make.score(value, better=better).model_copy(update={"low": low, "high": high}), value)
+    assert point.reaches(goal) is reaches
+
+
+def test_scores_of_different_protocols_are_different_metrics(make, tmp_path):
+    cells = [
+        make.record(steps=2, scores={"fvd-world": make.score(1.0)}),
+        make.record(steps=4, scores={"fvd-world": make.score(0.5, protocol="fvd-world; n=2048")}),
+        make.record(steps=8, scores={"fvd-world": make.score(0.9)}),
+    ]
+    found = metrics(rows(load([make.run(tmp_path / "run", cells)])))
+    assert [(metric.title, len(metric.systems)) for metric in found] == [
+        ("fvd-world", 2),
+        ("fvd-world, protocol 2", 1),
+    ]
+    assert found[0].best().row.steps == 8
