@@ -41,7 +41,19 @@ _EXTRA = "a from the top middle bottom left right across down then turning clock
 
 
 def _words() -> tuple[str, ...]:
-    phrases = [*_SIZE[0], *_SIZE[1], *_PAN, *_PACE, *_ANGLE, *factors.SHAPES, *factors.COLOURS, *factors.TONES, *factors.HUES, *factors.DIRECTIONS, _EXTRA]
+    phrases = [
+        *_SIZE[0],
+        *_SIZE[1],
+        *_PAN,
+        *_PACE,
+        *_ANGLE,
+        *factors.SHAPES,
+        *factors.COLOURS,
+        *factors.TONES,
+        *factors.HUES,
+        *factors.DIRECTIONS,
+        _EXTRA,
+    ]
     for table in (_LAW, _GROUND, _TEXTURE):
         phrases += [phrase.replace("{}", "") for options in table.values() for phrase in options]
     return tuple(sorted({word for phrase in phrases for word in phrase.split()}))
@@ -61,7 +73,9 @@ def describe(scene: Scene, start: int) -> str:
         return options[(seed >> 8) % len(options)]
 
     subject, backdrop, motion = scene.subject, scene.backdrop, scene.motion
-    words = [f"a {pick(_SIZE[subject.size])} {factors.COLOURS[subject.colour]} {factors.SHAPES[subject.shape]}"]
+    words = [
+        f"a {pick(_SIZE[subject.size])} {factors.COLOURS[subject.colour]} {factors.SHAPES[subject.shape]}"
+    ]
     words.append(pick(_LAW[motion.name]))
     truth = scene.truth(2, start)
     if motion.name == "drift" and scene.direction_said:
@@ -87,5 +101,7 @@ def describe(scene: Scene, start: int) -> str:
         words.append(pick(_PAN))
     if "late" in scene.stated and scene.late is not None:
         late = scene.late
-        words.append(f"later joined by a {pick(_SIZE[late.size])} {factors.COLOURS[late.colour]} {factors.SHAPES[late.shape]}")
+        words.append(
+            f"later joined by a {pick(_SIZE[late.size])} {factors.COLOURS[late.colour]} {factors.SHAPES[late.shape]}"
+        )
     return " ".join(word for word in words if word)

@@ -140,10 +140,10 @@ def _reflected(motion: Motion, low: np.ndarray, seed: int, end: int) -> np.ndarr
     turns = 0
     for frame in range(end):
         path[frame] = x, y
-        if motion.turn_every and frame and frame >= motion.first_turn:
-            if (frame - motion.first_turn) % motion.turn_every == 0:
-                sign = _turn_sign(seed, turns)
-                vx, vy, turns = -sign * vy, sign * vx, turns + 1
+        late = frame - motion.first_turn
+        if motion.turn_every and late >= 0 and late % motion.turn_every == 0:
+            sign = _turn_sign(seed, turns)
+            vx, vy, turns = -sign * vy, sign * vx, turns + 1
         x, y = x + vx, y + vy
         if not x_low <= x <= x_high:
             x, vx = 2 * (x_low if x < x_low else x_high) - x, -vx

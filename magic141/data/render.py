@@ -14,7 +14,16 @@ from magic141.data.hashing import uniform
 from magic141.data.textures import TEXTURE_FIELDS, _sample
 from magic141.data.world import Scene
 
-_INK = ((230, 40, 40), (250, 140, 20), (250, 225, 50), (50, 190, 60), (40, 210, 220), (50, 80, 235), (140, 50, 190), (250, 120, 190))
+_INK = (
+    (230, 40, 40),
+    (250, 140, 20),
+    (250, 225, 50),
+    (50, 190, 60),
+    (40, 210, 220),
+    (50, 80, 235),
+    (140, 50, 190),
+    (250, 120, 190),
+)
 _DARK = ((52, 52, 56), (34, 44, 84), (34, 64, 44), (74, 54, 38))
 _PALE = ((205, 205, 208), (182, 200, 228), (190, 218, 190), (224, 204, 178))
 _LIGHT_VEIL, _DARK_VEIL = (225, 228, 235), (70, 74, 90)
@@ -27,7 +36,10 @@ _BOX = 32
 
 
 def render(
-    scenes: Sequence[Scene], num_frames: int = 33, start: int | Sequence[int] = 0, device: torch.device | str = "cpu"
+    scenes: Sequence[Scene],
+    num_frames: int = 33,
+    start: int | Sequence[int] = 0,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """Frames `start` … of each scene, uint8 (B, T, 64, 64, 3). `start` is one number, or one a scene."""
     starts = [start] * len(scenes) if isinstance(start, int) else list(start)
@@ -122,7 +134,8 @@ def _veil(video: Tensor, scenes: Sequence[Scene], frames: Tensor) -> None:
         moving = [scenes[row].texture for row in rows]
         seed = torch.tensor([scenes[row].seed for row in rows], device=video.device)
         numbers = torch.tensor([(m.density, m.speed, m.angle) for m in moving], device=video.device)
-        field = _VEIL * texture(seed, *numbers.unbind(1), frames[rows])[:, :, None]
+        density, speed, angle = numbers.unbind(1)
+        field = _VEIL * texture(seed, density, speed, angle, frames[rows])[:, :, None]
         ink = [_DARK_VEIL if scenes[row].backdrop.tone else _LIGHT_VEIL for row in rows]
         colour = torch.tensor(ink, device=video.device).float().view(-1, 1, 3, 1, 1)
         video[rows] = torch.lerp(video[rows], colour, field)
@@ -152,7 +165,9 @@ def _distance(shape: str, x: Tensor, y: Tensor, r: Tensor) -> Tensor:
     return ((px - 1.15 * r) * notch_y + py * (1 - notch_x)) / length
 
 
-def _stamp(video: Tensor, rows: list[int], truths: list, depth: int, looks: list, ink: Tensor | None = None) -> None:
+def _stamp(
+    video: Tensor, rows: list[int], truths: list, depth: int, looks: list, ink: Tensor | None = None
+) -> None:
     """Draw object number `depth` of each truth into `video` (rows, T, C, 64, 64) in place."""
     device = video.device
     colour = torch.tensor([_INK[look.colour] for look in looks]).float() if ink is None else ink

@@ -21,9 +21,11 @@ Texture = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 """(seed (B,), density (B,), speed (B,), angle (B,), frames (B, T)) -> opacity (B, T, 64, 64)."""
 
 
-def _splat(x: Tensor, y: Tensor, weight: Tensor, width: Tensor | float, height: Tensor | float, half: int) -> Tensor:
+def _splat(
+    x: Tensor, y: Tensor, weight: Tensor, width: Tensor | float, height: Tensor | float, half: int
+) -> Tensor:
     """Sum of Gaussian blobs at (x, y), each (B, T, N), with standard deviations in pixels, in boxes of 2 half + 1."""
-    b, t, n = x.shape
+    b, t, _n = x.shape
     reach = torch.arange(-half, half + 1, device=x.device)
     ix, iy = x.floor().long(), y.floor().long()
     px, py = ix[..., None] + reach, iy[..., None] + reach
@@ -32,7 +34,11 @@ def _splat(x: Tensor, y: Tensor, weight: Tensor, width: Tensor | float, height: 
     blob = (gy * weight[..., None])[..., :, None] * gx[..., None, :]
     size = FRAME_SIZE * FRAME_SIZE
     frame = (torch.arange(b * t, device=x.device) * size).view(b, t, 1, 1, 1)
-    index = frame + py.clamp(0, FRAME_SIZE - 1)[..., :, None] * FRAME_SIZE + px.clamp(0, FRAME_SIZE - 1)[..., None, :]
+    index = (
+        frame
+        + py.clamp(0, FRAME_SIZE - 1)[..., :, None] * FRAME_SIZE
+        + px.clamp(0, FRAME_SIZE - 1)[..., None, :]
+    )
     field = torch.zeros(b * t * size, device=x.device)
     field.index_add_(0, index.reshape(-1), blob.reshape(-1))
     return field.view(b, t, FRAME_SIZE, FRAME_SIZE)
@@ -62,7 +68,9 @@ def snow(seed: Tensor, density: Tensor, speed: Tensor, angle: Tensor, frames: Te
     _, x, y, cycle = _falling(seed, most, pace, frames)
     sway = 2.5 * torch.sin(2 * math.pi * (frames[..., None] / 26.0 + uniform(owner, each, 1, cycle)))
     width = 1.4 + 0.5 * uniform(owner, each, 2)[..., None]
-    return _splat(x + sway + y * angle[:, None, None], y, _count(most, density), width, width, 4).clamp(max=1.0)
+    return _splat(x + sway + y * angle[:, None, None], y, _count(most, density), width, width, 4).clamp(
+        max=1.0
+    )
 
 
 def rain(seed: Tensor, density: Tensor, speed: Tensor, angle: Tensor, frames: Tensor) -> Tensor:
@@ -86,7 +94,11 @@ def ripples(seed: Tensor, density: Tensor, speed: Tensor, angle: Tensor, frames:
     grid = torch.arange(0.5, FRAME_SIZE, 2.0, device=seed.device) + 0.5
     distance = torch.sqrt((grid - x) ** 2 + (grid[:, None] - y) ** 2 + 1e-4)
     radius = 22.0 * speed[:, None, None, None, None] * age
-    ring = torch.exp(-0.5 * ((distance - radius) / 2.0) ** 2) * (1 - age) * _count(most, density)[..., None, None]
+    ring = (
+        torch.exp(-0.5 * ((distance - radius) / 2.0) ** 2)
+        * (1 - age)
+        * _count(most, density)[..., None, None]
+    )
     field = ring.sum(2).clamp(max=1.0)
     return F.interpolate(field, scale_factor=2, mode="bilinear", align_corners=False)
 
@@ -119,7 +131,9 @@ def clouds(seed: Tensor, density: Tensor, speed: Tensor, angle: Tensor, frames: 
     v = (grid[None, None] + shift[..., None] * angle[:, None, None]) / 10.0
     field = _sample(field, u, v)
     cover = torch.sigmoid(2.5 * (field - 1.0 + 0.6 * density[:, None, None, None]))
-    return F.interpolate(cover.view(b, t, *cover.shape[-2:]), scale_factor=2, mode="bilinear", align_corners=False)
+    return F.interpolate(
+        cover.view(b, t, *cover.shape[-2:]), scale_factor=2, mode="bilinear", align_corners=False
+    )
 
 
 def _sample(field: Tensor, u: Tensor, v: Tensor) -> Tensor:

@@ -200,7 +200,9 @@ class World:
             arrival = int(rng.integers(6, 40))
             late_motion = self._motion(rng, RADII[late.size], MOTIONS.index("drift"), arrival)
         hidden = ("speed", "place", "angle", "turn", "path", "late")
-        told = [name for name, u in zip(hidden, rng.permutation(len(hidden)), strict=True) if u < self.stated * 6]
+        told = [
+            name for name, u in zip(hidden, rng.permutation(len(hidden)), strict=True) if u < self.stated * 6
+        ]
         return Scene(
             seed=int(rng.integers(2**31)),
             subject=subject,
@@ -229,7 +231,9 @@ class World:
         name = MOTIONS[law]
         direction = int(rng.integers(8)) if name == "drift" else int(rng.integers(4)) * 2
         speed = float(rng.uniform(0.45, 1.3)) if name in ("drift", "zigzag") else 0.0
-        swing = {"orbit": rng.uniform(7.0, 14.0), "zigzag": rng.uniform(5.0, 8.0), "pulse": 0.3}.get(name, 0.0)
+        swing = {"orbit": rng.uniform(7.0, 14.0), "zigzag": rng.uniform(5.0, 8.0), "pulse": 0.3}.get(
+            name, 0.0
+        )
         turns = self.events and name == "drift" and rng.random() < 0.35
         motion = Motion(
             law=law,

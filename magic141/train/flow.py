@@ -1,0 +1,150 @@
+"""Flow matching on stored latents: what the stages `t2i` and `i2v` have in common.
+
+`x_t = (1 - t) x0 + t eps`, and the transformer learns `v = eps - x0` (Lipman et al. 2023, arXiv 2210.02747).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import CLIPModel, PreTrainedTokenizerFast
+
+from magic141.conditioning import encode_prompt, prior, unit
+from magic141.presets import LAB
+from magic141.train.latents import LatentSet
+from magic141.transformer import Magic141Transformer3DModel
+
+DROPPED = 0.1
+"""Share of captions replaced by the empty one, for classifier-free guidance."""
+OBJECT_WEIGHT = 2.0
+"""Extra weight of a token that objects cover whole."""
+MIDDLE = 2
+"""Block whose video tokens must tell where objects are, while training."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A training batch.
+
+    latents: (B, 16, t, 8, 8). known: (B,), how many first latent frames are given. continuation: (B,), whether the
+    window lies inside a longer video. text_tokens (B, 40, 128), pooled (B, 128); image_tokens (B, 16, 128) or none.
+    cover: (B, t, 4, 4), the share of each token that objects cover.
+    """
+
+    latents: Tensor
+    known: Tensor
+    continuation: Tensor
+    text_tokens: Tensor
+    pooled: Tensor
+    image_tokens: Tensor | None
+    cover: Tensor
+
+
+class Denoiser(nn.Module):
+    """The transformer and, beside it, a head on its middle block that training drops at the end.
+
+    The head reads from noisy tokens where objects are, which shape and colour they have: a shortcut to structure
+    that pays at small scale (representation alignment with the truth instead of a pretrained encoder).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transformer = Magic141Transformer3DModel(**asdict(LAB.transformer))
+        width = LAB.transformer.num_attention_heads * LAB.transformer.attention_head_dim
+        self.where = nn.Linear(width, 1)
+
+    def forward(
+        self, batch: Batch, shift: float, condition_noise: float, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Loss terms of one batch; `condition_noise` is the largest noise on the given frames."""
+        x0 = batch.latents
+        t = times(len(x0), shift, generator)
+        eps = torch.randn(x0.shape, generator=generator)
+        mixed = t.view(-1, 1, 1, 1, 1)
+        given = (torch.arange(x0.shape[2]) < batch.known[:, None]).float()[:, None, :, None, None]
+        strength = condition_noise * torch.rand(len(x0), 1, 1, 1, 1, generator=generator)
+        shown = given * (x0 + strength * torch.randn(x0.shape, generator=generator))
+        noisy = torch.cat([torch.lerp(x0, eps, mixed), shown, given.expand(-1, -1, -1, *x0.shape[3:])], dim=1)
+        output = self.transformer(
+            noisy,
+            1000 * t,
+            prior(batch.text_tokens, batch.image_tokens),
+            pooled_projections=batch.pooled,
+            continuation=batch.continuation,
+            feature_layers=(MIDDLE,),
+        )
+        error = (output.sample.float() - (eps - x0)).square().mean(1)
+        cover = F.interpolate(batch.cover, scale_factor=2, mode="nearest")
+        unknown = (1 - given[:, 0]).expand_as(error)
+        weight = unknown * (1 + OBJECT_WEIGHT * cover)
+        flow = (weight * error).sum() / weight.sum()
+        seen = self.where(output.features[0]).float().squeeze(-1)
+        where = F.binary_cross_entropy_with_logits(seen, batch.cover.flatten(1), reduction="none")
+        # Nearly pure noise tells nothing about places.
+        where = (where * (1 - t)[:, None]).mean()
+        plain = (unknown * error).sum().detach() / unknown.sum()
+        return {"loss": flow + 0.2 * where, "v": plain, "where": where.detach()}
+
+
+def times(count: int, shift: float, generator: torch.Generator) -> Tensor:
+    """Logit-normal times in (0, 1), shifted (Esser et al. 2024, arXiv 2403.03206)."""
+    t = torch.sigmoid(torch.randn(count, generator=generator))
+    return shift * t / (1 + (shift - 1) * t)
+
+
+class Sampler:
+    """Draws batches from stored latents, and encodes their captions on the way."""
+
+    def __init__(self, clip: CLIPModel, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.clip, self.tokenizer = clip, tokenizer
+        self.empty = encode_prompt(clip, tokenizer, "", allow_empty=True)
+
+    def draw(
+        self,
+        source: LatentSet,
+        count: int,
+        generator: torch.Generator,
+        *,
+        frames: int,
+        known: int,
+        inside: bool = False,
+        image_tokens: bool = True,
+    ) -> Batch:
+        """`count` windows of `frames` latent frames, `known` of them given; from frame 0, or from `inside`."""
+        rows = torch.randint(len(source), (count,), generator=generator)
+        offsets = torch.zeros(count, dtype=torch.long)
+        if inside:
+            offsets = torch.randint(1, source.spec.latent_frames - frames + 1, (count,), generator=generator)
+        index = offsets[:, None] + torch.arange(frames)
+        where = (rows[:, None].numpy(), index.numpy())
+        captions = [
+            source.scene(row).caption(max(4 * offset - 3, 0))
+            for row, offset in zip(rows.tolist(), offsets.tolist(), strict=True)
+        ]
+        tokens, pooled = self.encode(captions, generator)
+        return Batch(
+            latents=torch.from_numpy(source.latents[where]).float().transpose(1, 2).contiguous(),
+            known=torch.full((count,), known),
+            continuation=torch.full((count,), inside),
+            text_tokens=tokens,
+            pooled=pooled,
+            image_tokens=torch.from_numpy(source.image_tokens[rows.numpy()]).float()
+            if image_tokens
+            else None,
+            cover=torch.from_numpy(source.cover[where]).float() / 255,
+        )
+
+    def encode(self, captions: list[str], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Text tokens and pooled text, a share of them of the empty caption instead."""
+        tokens, pooled = encode_prompt(self.clip, self.tokenizer, captions)
+        dropped = torch.rand(len(captions), generator=generator) < DROPPED
+        tokens[dropped], pooled[dropped] = (part[0] for part in self.empty)
+        return tokens.float(), pooled.float()
+
+
+def noised_tokens(tokens: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Image tokens with noise: at generation the image is generated, not true."""
+    return unit(tokens + strength * torch.randn(tokens.shape, generator=generator))

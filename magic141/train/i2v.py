@@ -1,0 +1,68 @@
+"""Stage `i2v`: from the text-to-image checkpoint, the transformer learns to continue a first frame.
+
+One set of weights learns four tasks, told apart by the mask: first frame given (image-to-video), the first few latent
+frames of a window given (continuation), nothing given (text-to-video), and single images, so that it keeps its craft.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from magic141.train.flow import Batch, Denoiser, Sampler, noised_tokens
+from magic141.train.latents import LatentSet
+from magic141.train.loop import Progressed, Settings, fit
+from magic141.train.t2i import SHIFT as IMAGE_SHIFT
+
+SHIFT = 2.0
+CONDITION_NOISE = 0.3
+FRAMES = 9
+IMAGES_PER_CLIP = 4
+"""A batch of images is this many times larger than one of clips: it has as many fewer tokens."""
+CYCLE = ("video", "video", "image", "video", "inside", "video", "text", "video", "image", "inside")
+"""Tasks of consecutive batches."""
+
+
+def train(
+    settings: Settings,
+    sampler: Sampler,
+    images: LatentSet,
+    clips: LatentSet,
+    long: LatentSet,
+    initial: Denoiser,
+) -> tuple[Denoiser, Progressed]:
+    """Train from `initial` and return the averaged denoiser, and what it saw."""
+    torch.manual_seed(settings.seed)
+    model = Denoiser()
+    model.load_state_dict(initial.state_dict())
+
+    def draw(task: str, step: int, generator: torch.Generator) -> Batch:
+        count = settings.batch_size
+        if task == "image":
+            count *= IMAGES_PER_CLIP
+            return sampler.draw(images, count, generator, frames=1, known=0, image_tokens=False)
+        if task == "text":
+            return sampler.draw(clips, count, generator, frames=FRAMES, known=0, image_tokens=False)
+        if task == "inside":
+            known = 1 + int(torch.randint(3, (), generator=generator))
+            batch = sampler.draw(long, count, generator, frames=FRAMES, known=known, inside=True)
+        else:
+            # Once in a while without image tokens, so that the multi-modal prior can be switched off.
+            tokens = step % 40 != 0
+            batch = sampler.draw(clips, count, generator, frames=FRAMES, known=1, image_tokens=tokens)
+        if batch.image_tokens is not None:
+            batch = replace(batch, image_tokens=noised_tokens(batch.image_tokens, 0.2, generator))
+        return batch
+
+    def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        task = CYCLE[step % len(CYCLE)]
+        batch = draw(task, step, generator)
+        shift = IMAGE_SHIFT if task == "image" else SHIFT
+        with torch.autocast("cpu", torch.bfloat16):
+            terms = model(batch, shift, CONDITION_NOISE, generator)
+        return terms
+
+    average, seen = fit(model, loss, replace(settings, out=settings.out / "i2v"))
+    return average.eval(), seen

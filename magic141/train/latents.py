@@ -1,0 +1,119 @@
+"""Encodes lab scenes once, so that the transformer's training neither renders nor encodes.
+
+Three sets on disk, each a folder of memory-mapped arrays: `images` (first frames), `clips` (33 frames from the start)
+and `long` (97 frames, of which training takes windows that continue). Writing is resumed where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.progress import track
+from torch import Tensor
+from transformers import CLIPModel
+
+from magic141.autoencoder import GROUP, AutoencoderMagic141
+from magic141.conditioning import IMAGE_TOKENS, WIDTH, encode_image
+from magic141.data.render import masks, render
+from magic141.data.world import Scene, World
+from magic141.train.vae import to_model
+
+Mode = Literal["r", "r+", "w+"]
+
+PATCH = 16
+"""Pixels a side of a transformer token: 8 of the autoencoder times 2 of the patch."""
+WORLD = World()
+
+
+@dataclass(frozen=True)
+class SetSpec:
+    """A set: latent frames of each sequence, and the number of its first scene in the training split."""
+
+    name: str
+    latent_frames: int
+    first: int
+
+    @property
+    def frames(self) -> int:
+        return 1 + GROUP * (self.latent_frames - 1)
+
+
+IMAGES = SetSpec("images", 1, 2_000_000)
+CLIPS = SetSpec("clips", 9, 0)
+LONG = SetSpec("long", 25, 1_000_000)
+
+
+@dataclass(frozen=True)
+class LatentSet:
+    """One encoded set, memory-mapped.
+
+    latents: float16 (N, t, 16, 8, 8). image_tokens: float16 (N, 16, 128), of frame 0.
+    cover: uint8 (N, t, 4, 4), the share of a token's pixels that the objects cover, in 1/255.
+    """
+
+    spec: SetSpec
+    latents: np.ndarray
+    image_tokens: np.ndarray
+    cover: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def scene(self, row: int) -> Scene:
+        return WORLD.scene("train", self.spec.first + row)
+
+
+def coverage(mask: Tensor) -> Tensor:
+    """Object masks (B, T, 64, 64) from the start of a clip -> share of each token (B, t, 4, 4) that they cover."""
+    share = F.avg_pool2d(mask.float(), PATCH)
+    first, later = share[:, :1], share[:, 1:]
+    return torch.cat([first, later.unflatten(1, (-1, GROUP)).mean(2)], dim=1)
+
+
+def open_set(folder: Path, spec: SetSpec, count: int, mode: Mode = "r") -> LatentSet:
+    """Map the arrays of a set of `count` sequences; mode "w+" makes them."""
+    shapes = {
+        "latents": ((count, spec.latent_frames, 16, 8, 8), np.float16),
+        "image_tokens": ((count, IMAGE_TOKENS, WIDTH), np.float16),
+        "cover": ((count, spec.latent_frames, 4, 4), np.uint8),
+    }
+    where = folder / spec.name
+    where.mkdir(parents=True, exist_ok=True)
+    arrays = {
+        name: np.lib.format.open_memmap(where / f"{name}.npy", mode, dtype, shape)
+        if mode == "w+"
+        else np.load(where / f"{name}.npy", mmap_mode=mode)
+        for name, (shape, dtype) in shapes.items()
+    }
+    return LatentSet(spec, **arrays)
+
+
+@torch.inference_mode()
+def encode_set(
+    folder: Path, spec: SetSpec, count: int, vae: AutoencoderMagic141, clip: CLIPModel, batch: int = 32
+) -> LatentSet:
+    """Render and encode `count` scenes of a set into `folder`; a set already complete is only opened."""
+    marker = folder / spec.name / "done.json"
+    done = json.loads(marker.read_text())["rows"] if marker.exists() else 0
+    if done >= count:
+        return open_set(folder, spec, count)
+    target = open_set(folder, spec, count, "r+" if done else "w+")
+    for first in track(range(done, count, batch), f"encode {spec.name}"):
+        rows = slice(first, min(first + batch, count))
+        scenes = [target.scene(row) for row in range(rows.start, rows.stop)]
+        video = to_model(render(scenes, spec.frames))
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = vae.encode(video.contiguous())
+        target.latents[rows] = latents.transpose(1, 2).float().numpy()
+        target.image_tokens[rows] = encode_image(clip, video[:, :, 0]).float().numpy()
+        target.cover[rows] = (coverage(masks(scenes, spec.frames)) * 255).round().to(torch.uint8).numpy()
+        marker.with_suffix(".tmp").write_text(json.dumps({"rows": rows.stop}))
+        os.replace(marker.with_suffix(".tmp"), marker)
+    return open_set(folder, spec, count)

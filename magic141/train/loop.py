@@ -1,0 +1,183 @@
+"""The one training loop: every stage is a model, a function that gives its loss, and these settings.
+
+Progress is counted in samples; with a budget in minutes, whichever ends first ends the run, and the learning rate
+follows the same progress (warm-up, stable, decay), so that a five-minute run is a whole small training. A checkpoint
+every few minutes holds all that a resumed run needs; the batch of step n is drawn from (seed, n) alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+Model = TypeVar("Model", bound=nn.Module)
+Loss = Callable[[int, torch.Generator], dict[str, Tensor]]
+"""(step, generator of this step) -> named loss terms; "loss" is minimised, the others are logged."""
+
+DECAY = 0.3
+"""Share of the run in which the learning rate falls to zero."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How long and how fast a stage trains. `muon_lr` is for matrices of `matrix_modules`, `lr` for all else."""
+
+    out: Path
+    samples: int
+    batch_size: int
+    lr: float
+    muon_lr: float = 0.0
+    budget_minutes: float = float("inf")
+    warmup_steps: int = 200
+    ema: float = 0.999
+    clip_norm: float = 1.0
+    seed: int = 0
+    checkpoint_minutes: float = 3.0
+
+
+@dataclass
+class Progressed:
+    """What a run has seen so far; written into the model card."""
+
+    step: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+
+
+class FlatMuon(torch.optim.Muon):
+    """Muon (Jordan et al. 2024) on weights of any rank: a convolution's is taken as (out, everything else)."""
+
+    def __init__(self, weights: list[nn.Parameter], lr: float) -> None:
+        self.weights = weights
+        self.flat = [nn.Parameter(weight.detach().flatten(1).clone()) for weight in weights]
+        super().__init__(self.flat, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+
+    def step(self, closure: Any = None) -> Any:
+        for flat, weight in zip(self.flat, self.weights, strict=True):
+            flat.data.copy_(weight.detach().flatten(1))  # a resumed run has loaded others since
+            flat.grad = None if weight.grad is None else weight.grad.flatten(1)
+        value = super().step(closure)
+        for flat, weight in zip(self.flat, self.weights, strict=True):
+            weight.data.copy_(flat.view_as(weight))
+        return value
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for weight in self.weights:
+            weight.grad = None
+
+
+def optimizers(model: nn.Module, settings: Settings) -> list[torch.optim.Optimizer]:
+    """Muon for hidden weights if `muon_lr` is set, AdamW for embeddings, heads, gains and biases."""
+    hidden: list[nn.Parameter] = []
+    if settings.muon_lr:
+        hidden = [p for p in model.parameters() if p.ndim > 1 and min(p.shape[0], p[0].numel()) >= 64]
+    chosen = {id(p) for p in hidden}
+    rest = [p for p in model.parameters() if id(p) not in chosen and p.requires_grad]
+    found: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(rest, lr=settings.lr, betas=(0.9, 0.98), weight_decay=0.01)
+    ]
+    if hidden:
+        found.append(FlatMuon(hidden, settings.muon_lr))
+    return found
+
+
+def averaged(model: nn.Module, ema: float) -> torch.optim.swa_utils.AveragedModel:
+    """A moving average whose memory grows with the run, so that a short one does not remember its first weights."""
+
+    def update(average: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
+        keep = min(ema, (1 + int(count)) / (10 + int(count)))
+        for mean, value in zip(average, current, strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - keep)
+            else:
+                mean.copy_(value)
+
+    return torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+
+
+def fit(model: Model, loss: Loss, settings: Settings) -> tuple[Model, Progressed]:
+    """Train `model` in place and return the exponential moving average of its weights, and what was seen.
+
+    Resumes from `settings.out / "checkpoint.pt"` where that exists; interrupting loses at most a few minutes.
+    The loss curve goes to `loss.jsonl` beside it, one line every ten steps.
+    """
+    settings.out.mkdir(parents=True, exist_ok=True)
+    path = settings.out / "checkpoint.pt"
+    average = averaged(model, settings.ema)
+    solvers = optimizers(model, settings)
+    rates = [group["lr"] for solver in solvers for group in solver.param_groups]
+    seen = Progressed()
+    if path.exists():
+        saved = torch.load(path, weights_only=True)
+        model.load_state_dict(saved["model"])
+        average.load_state_dict(saved["average"])
+        for solver, state in zip(solvers, saved["solvers"], strict=True):
+            solver.load_state_dict(state)
+        seen = Progressed(**saved["seen"])
+
+    def save() -> None:
+        state = {
+            "model": model.state_dict(),
+            "average": average.state_dict(),
+            "solvers": [solver.state_dict() for solver in solvers],
+            "seen": vars(seen),
+        }
+        torch.save(state, path.with_suffix(".tmp"))
+        os.replace(path.with_suffix(".tmp"), path)
+
+    started, last_save = time.monotonic() - seen.seconds, time.monotonic()
+    model.train()
+    with _bar(settings.out.name) as show, (settings.out / "loss.jsonl").open("a") as log:
+        while True:
+            seen.seconds = time.monotonic() - started
+            done = max(seen.samples / settings.samples, seen.seconds / 60 / settings.budget_minutes)
+            if done >= 1:
+                break
+            scale = min((seen.step + 1) / settings.warmup_steps, (1 - done) / DECAY, 1.0)
+            groups = [group for solver in solvers for group in solver.param_groups]
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate * scale
+            generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + seen.step)
+            terms = loss(seen.step, generator)
+            terms["loss"].backward()
+            nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+            for solver in solvers:
+                solver.step()
+                solver.zero_grad()
+            average.update_parameters(model)
+            seen.step += 1
+            seen.samples += settings.batch_size
+            if seen.step % 10 == 0:
+                values = {name: round(value.item(), 5) for name, value in terms.items()}
+                log.write(json.dumps(vars(seen) | values) + "\n")
+                log.flush()
+                show(done, seen, values)
+            if time.monotonic() - last_save > settings.checkpoint_minutes * 60:
+                save()
+                last_save = time.monotonic()
+    save()
+    return cast(Model, average.module), seen
+
+
+@contextlib.contextmanager
+def _bar(name: str) -> Iterator[Callable[[float, Progressed, dict[str, float]], None]]:
+    columns = (TextColumn(name), BarColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task(name, total=1.0, text="")
+
+        def show(done: float, seen: Progressed, values: dict[str, float]) -> None:
+            speed = seen.samples / max(seen.seconds, 1e-9)
+            terms = "  ".join(f"{key} {value:.4f}" for key, value in values.items())
+            progress.update(task, completed=done, text=f"{seen.samples:,} samples  {speed:.0f}/s  {terms}")
+
+        yield show

@@ -1,0 +1,113 @@
+"""The recipe of the shipped lab weights: settings of every stage, and how one stage's output feeds the next.
+
+A stage takes the weights it needs from the run's own folder, or else those that ship.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import CLIPModel
+
+from magic141 import weights
+from magic141.autoencoder import AutoencoderMagic141
+from magic141.conditioning import make_tokenizer
+from magic141.errors import InputError
+from magic141.presets import LAB
+from magic141.scheduler import FlowMatchScheduler
+from magic141.train import clip as clip_stage
+from magic141.train import i2v as i2v_stage
+from magic141.train import t2i as t2i_stage
+from magic141.train import vae as vae_stage
+from magic141.train.flow import Denoiser, Sampler
+from magic141.train.latents import CLIPS, IMAGES, LONG, encode_set
+from magic141.train.loop import Progressed, Settings
+from magic141.transformer import Magic141Transformer3DModel
+
+IMAGE_COUNT, CLIP_COUNT, LONG_COUNT = 100_000, 30_000, 8_000
+
+
+def train_vae(out: Path, budget: float, samples: int, seed: int) -> Progressed:
+    settings = Settings(
+        out=out, samples=samples, budget_minutes=budget, seed=seed, batch_size=16, lr=1.2e-3, muon_lr=1.2e-3
+    )
+    model, seen = vae_stage.train(settings)
+    model.save_pretrained(out / "vae" / "model")
+    return seen
+
+
+def train_clip(out: Path, budget: float, samples: int, seed: int) -> Progressed:
+    settings = Settings(
+        out=out, samples=samples, budget_minutes=budget, seed=seed, batch_size=128, lr=1e-3, muon_lr=5e-3
+    )
+    return clip_stage.train(settings)[1]
+
+
+def train_t2i(out: Path, budget: float, samples: int, seed: int) -> Progressed:
+    vae, text = _vae(out), _clip(out)
+    images = encode_set(out / "latents", IMAGES, IMAGE_COUNT, vae, text)
+    settings = Settings(
+        out=out, samples=samples, budget_minutes=budget, seed=seed, batch_size=192, lr=1e-3, muon_lr=2e-3
+    )
+    model, seen = t2i_stage.train(settings, Sampler(text, make_tokenizer()), images)
+    torch.save(model.state_dict(), out / "t2i" / "denoiser.pt")
+    return seen
+
+
+def train_i2v(out: Path, budget: float, samples: int, seed: int) -> Progressed:
+    vae, text = _vae(out), _clip(out)
+    images, clips, long = (
+        encode_set(out / "latents", spec, count, vae, text)
+        for spec, count in ((IMAGES, IMAGE_COUNT), (CLIPS, CLIP_COUNT), (LONG, LONG_COUNT))
+    )
+    initial = Denoiser()
+    found = out / "t2i" / "denoiser.pt"
+    if found.exists():
+        initial.load_state_dict(torch.load(found, weights_only=True))
+    else:
+        shipped = weights.resolve(LAB.name) / "transformer"
+        initial.transformer = Magic141Transformer3DModel.from_pretrained(shipped)
+    settings = Settings(
+        out=out, samples=samples, budget_minutes=budget, seed=seed, batch_size=48, lr=1e-3, muon_lr=2e-3
+    )
+    model, seen = i2v_stage.train(settings, Sampler(text, make_tokenizer()), images, clips, long, initial)
+    torch.save(model.state_dict(), out / "i2v" / "denoiser.pt")
+    return seen
+
+
+def pack(out: Path, target: Path) -> None:
+    """Write the trained stages of `out` as one diffusers folder, bfloat16, with checksums.
+
+    Raises InputError when a stage is missing.
+    """
+    from magic141.pipeline import Magic141Pipeline
+
+    for stage in ("vae/model", "clip/text_encoder", "i2v/denoiser.pt"):
+        if not (out / stage).exists():
+            raise InputError(f"{out / stage} is missing: train the stage {stage.split('/')[0]!r} first")
+    denoiser = Denoiser()
+    denoiser.load_state_dict(torch.load(out / "i2v" / "denoiser.pt", weights_only=True))
+    pipeline = Magic141Pipeline(
+        transformer=denoiser.transformer.bfloat16(),
+        vae=_vae(out).bfloat16(),
+        text_encoder=_clip(out),
+        tokenizer=make_tokenizer(),
+        scheduler=FlowMatchScheduler(shift=LAB.sampler.shift),
+    )
+    pipeline.save_pretrained(target)
+    weights.seal(target)
+
+
+def _vae(out: Path) -> AutoencoderMagic141:
+    model = AutoencoderMagic141.from_pretrained(_trained_or_shipped(out / "vae" / "model", "vae"))
+    return model.to(memory_format=torch.channels_last).eval()
+
+
+def _clip(out: Path) -> CLIPModel:
+    folder = _trained_or_shipped(out / "clip" / "text_encoder", "text_encoder")
+    return CLIPModel.from_pretrained(folder).bfloat16().eval()
+
+
+def _trained_or_shipped(folder: Path, part: str) -> Path:
+    return folder if folder.exists() else weights.resolve(LAB.name) / part

@@ -1,0 +1,74 @@
+import torch
+from torch import nn
+
+from magic141.train.loop import Settings, averaged, fit
+
+
+def problem():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 1))
+
+    def loss(step, generator):
+        x = torch.randn(32, 8, generator=generator)
+        return {"loss": (model(x) - x[:, :1].sin()).square().mean()}
+
+    return model, loss
+
+
+def options(out, samples):
+    return Settings(out=out, samples=samples, batch_size=32, lr=1e-2, muon_lr=1e-2, warmup_steps=5, ema=0.9)
+
+
+def test_training_lowers_the_loss_and_writes_its_curve(tmp_path):
+    model, loss = problem()
+    before = loss(0, torch.Generator().manual_seed(1))["loss"].item()
+    _average, seen = fit(model, loss, options(tmp_path, 32 * 100))
+    assert loss(0, torch.Generator().manual_seed(1))["loss"].item() < 0.3 * before
+    assert (seen.step, seen.samples) == (100, 3200)
+    assert len((tmp_path / "loss.jsonl").read_text().splitlines()) == 10
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
+    class Interrupt(Exception):
+        pass
+
+    whole, loss = problem()
+    expected, _ = fit(whole, loss, options(tmp_path / "whole", 32 * 40))
+
+    model, loss = problem()
+    halted = False
+
+    def stops(step, generator):
+        nonlocal halted
+        if step == 23 and not halted:
+            halted = True
+            raise Interrupt
+        return loss(step, generator)
+
+    always = Settings(**{**vars(options(tmp_path / "cut", 32 * 40)), "checkpoint_minutes": 0.0})
+    try:
+        fit(model, stops, always)
+    except Interrupt:
+        model, loss = problem()
+    found, seen = fit(model, loss, always)
+    assert halted
+    assert seen.step == 40
+    for a, b in zip(found.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_budget_in_minutes_ends_a_run(tmp_path):
+    model, loss = problem()
+    quick = Settings(**{**vars(options(tmp_path, 10**12)), "budget_minutes": 0.01})
+    assert 0 < fit(model, loss, quick)[1].samples < 10**12
+
+
+def test_a_short_average_forgets_its_first_weights():
+    model = nn.Linear(1, 1, bias=False)
+    average = averaged(model, 0.999)
+    nn.init.constant_(model.weight, 100.0)
+    average.update_parameters(model)  # the first update copies
+    nn.init.constant_(model.weight, 1.0)
+    for _ in range(100):
+        average.update_parameters(model)
+    assert average.module.weight.item() < 1.01
