@@ -205,6 +205,11 @@ class Cell(Strict):
     predicted_seconds: float
 
     @property
+    def batch_size(self) -> int:
+        """Clips per timed generation."""
+        return int(self.knobs.get("batch_size") or 1)
+
+    @property
     def label(self) -> str:
         return " ".join([self.system, *(f"{name}={self.knobs[name]}" for name in self.shown)])
 
@@ -214,8 +219,9 @@ class Cell(Strict):
     ) -> Self:
         system = systems.make(spec.adapter, {**point, **resolved_precision(spec.adapter, point)})
         knobs = systems.knobs_of(system)
-        if int(knobs.get("batch_size") or 1) < 1:
-            raise SuiteError(f"{name}: batch_size={knobs['batch_size']!r} must be 1 or more")
+        batch_size = knobs.get("batch_size", 1)
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise SuiteError(f"{name}: batch_size={batch_size!r} must be 1 or more")
         clips = prompts.count * len(suite.seeds)
         weights, protocols, missing = None, {}, None
         try:
@@ -233,7 +239,7 @@ class Cell(Strict):
             "protocol": suite.protocol,
             "scores": protocols,
         }
-        timed = (1 + suite.warmup + suite.repeats + 1) * int(knobs.get("batch_size") or 1)
+        timed = (1 + suite.warmup + suite.repeats + 1) * batch_size
         return cls(
             id=digest(question),
             system=name,

@@ -182,8 +182,8 @@ def _set_threads(system: System, threads: int) -> None:
 
 
 def _batch(requests: Sequence[Request], cell: Cell, number: int) -> list[Request]:
-    size = int(cell.knobs.get("batch_size") or 1)
-    return [requests[(number * size + place) % len(requests)] for place in range(size)]
+    first = number * cell.batch_size
+    return [requests[(first + place) % len(requests)] for place in range(cell.batch_size)]
 
 
 def _generate(system: System, requests: Sequence[Request], stages: measure.Stopwatch) -> Output:

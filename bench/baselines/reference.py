@@ -1,4 +1,6 @@
-"""Reference rows of the lab world: they calibrate every score. They answer for prompts that have a scene."""
+"""Reference rows of the lab world: they calibrate every score. All are asked to start from
+the true first frame, and answer for prompts that have a scene.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ import numpy as np
 
 from bench.errors import UnsupportedError
 from bench.systems import Output, Request, Stages
+from magic141.data.factors import FRAME_SIZE
 from magic141.data.world import Scene
 
 RENDER = "render"
@@ -35,8 +38,11 @@ class Truth:
         pass
 
     def generate(self, requests: Sequence[Request], stages: Stages) -> Output:
+        from magic141.data.render import render
+
         with stages(RENDER):
-            return Output(self._frames(requests))
+            first_frames = render(_scenes(requests), 1)[:, 0].numpy()
+            return Output(self._frames(requests), first_frames)
 
     def _frames(self, requests: Sequence[Request]) -> np.ndarray:
         from magic141.data.render import render
@@ -61,7 +67,7 @@ class Noise(Truth):
     def _frames(self, requests: Sequence[Request]) -> np.ndarray:
         import torch
 
-        shape = (self.num_frames, *_size())
+        shape = (self.num_frames, FRAME_SIZE, FRAME_SIZE, 3)
         clips = [
             torch.randint(256, shape, generator=torch.Generator().manual_seed(r.seed), dtype=torch.uint8)
             for r in requests
@@ -76,9 +82,3 @@ def _scenes(requests: Sequence[Request]) -> list[Scene]:
             "truth is known for prompts of the lab world alone: give `prompts: {split: …}`"
         )
     return scenes
-
-
-def _size() -> tuple[int, int, int]:
-    from magic141.data.factors import FRAME_SIZE
-
-    return FRAME_SIZE, FRAME_SIZE, 3

@@ -1,0 +1,61 @@
+"""Ratios of two things timed in turn, A B B A, in one run: load on the machine meets both alike."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+WARM_UP = 3
+LINES = pytest.StashKey[list[str]]()
+
+Work = Callable[[], object]
+Paired = Callable[[str, Work, Work, int], None]
+
+
+@pytest.fixture
+def paired(request: pytest.FixtureRequest, benchmark: Callable) -> Paired:
+    """`paired(title, first, second, rounds)` times both and prints time(first) / time(second).
+
+    The ratio is the median over rounds, with the 95 % interval of the median from order statistics. What
+    pytest-benchmark reports is the time of a round, both together.
+    """
+
+    def measure(title: str, first: Work, second: Work, rounds: int) -> None:
+        seconds: list[tuple[float, float]] = []
+
+        def one_round() -> None:
+            order = (0, 1) if len(seconds) % 2 == 0 else (1, 0)
+            pair = [0.0, 0.0]
+            for i in order:
+                pair[i] = timed((first, second)[i])
+            seconds.append((pair[0], pair[1]))
+
+        with torch.inference_mode():
+            benchmark.pedantic(one_round, rounds=rounds, warmup_rounds=WARM_UP)
+        a, b = np.array(seconds[WARM_UP:]).T
+        test = stats.quantile_test(a / b, p=0.5)
+        low, high = test.confidence_interval(0.95)
+        ratio = float(np.median(a / b))
+        benchmark.extra_info |= {"ratio": ratio, "low": float(low), "high": float(high)}
+        request.config.stash.setdefault(LINES, []).append(
+            f"{title}: {ratio:.3f} [{low:.3f}, {high:.3f}]  "
+            f"({1e3 * np.median(a):.2f} ms against {1e3 * np.median(b):.2f} ms, {rounds} rounds)"
+        )
+
+    return measure
+
+
+def timed(work: Work) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if lines := config.stash.get(LINES, []):
+        terminalreporter.section(f"ratios, {torch.get_num_threads()} threads: median [95 % interval]")
+        for line in lines:
+            terminalreporter.write_line(line)

@@ -1,0 +1,61 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.compare import bootstrap_mean, compare
+from bench.records import Record, Score, write_samples
+
+Make = Callable[..., Record]
+
+
+def cell(make: Make, run: Path, values: list[float | None], protocol: str = "p", **changes: Any) -> Record:
+    run.mkdir(exist_ok=True)
+    rows = [{"index": i, "prompt": "x", "seed": i, "m": value} for i, value in enumerate(values)]
+    numbers = [value for value in values if value is not None]
+    score = Score(value=sum(numbers) / len(numbers), n=len(numbers), protocol=protocol, better="higher")
+    return make(scores={"m": score}, samples=write_samples(run, "c0", rows), **changes)
+
+
+def verdict(make: Make, tmp_path: Path, a: list[float | None], b: list[float | None], **second: Any) -> Any:
+    folders = tmp_path / "a", tmp_path / "b"
+    records = cell(make, folders[0], a), cell(make, folders[1], b, **second)
+    found = list(compare({"c0": records[0]}, {"c0": records[1]}, folders))
+    return next(one for one in found if one.what == "m")
+
+
+def test_pairs_see_what_means_cannot(make: Make, tmp_path: Path) -> None:
+    noise = list(np.random.default_rng(0).normal(size=64))
+    found = verdict(make, tmp_path, noise, [value + 0.05 for value in noise])
+    assert found.verdict == "better"
+    assert found.n == "64"
+    assert verdict(make, tmp_path, noise, [value - 0.05 for value in noise]).verdict == "worse"
+    assert verdict(make, tmp_path, noise, noise).verdict == "no difference seen"
+
+
+def test_only_pairs_with_two_numbers_count(make: Make, tmp_path: Path) -> None:
+    assert verdict(make, tmp_path, [1.0, None, 2.0, 3.0], [1.0, 5.0, None, 3.0]).n == "2"
+
+
+def test_protocols_must_agree(make: Make, tmp_path: Path) -> None:
+    assert (
+        verdict(make, tmp_path, [1.0, 2.0], [3.0, 4.0], protocol="q").verdict == "refused: protocols differ"
+    )
+
+
+def test_outcomes_are_compared_first(make: Make, tmp_path: Path) -> None:
+    good, bad = cell(make, tmp_path, [1.0]), make(outcome="oom", message="m")
+    (found,) = compare({"c0": good}, {"c0": bad}, (tmp_path, tmp_path))
+    assert (found.what, found.first, found.second, found.verdict) == ("outcome", "ok", "oom", "differs")
+
+
+def test_cells_pair_by_id_alone(make: Make, tmp_path: Path) -> None:
+    assert list(compare({"c0": make("c0")}, {"c1": make("c1")}, (tmp_path, tmp_path))) == []
+
+
+def test_the_paired_interval_covers() -> None:
+    rng = np.random.default_rng(1)
+    draws = [bootstrap_mean(rng.normal(0.3, 1, size=40)) for _ in range(150)]
+    assert np.mean([low <= 0.3 <= high for low, high in draws]) == pytest.approx(0.95, abs=0.05)

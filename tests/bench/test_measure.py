@@ -1,0 +1,122 @@
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench import measure
+from bench.records import NOT_MEASURABLE
+
+
+def test_stages_are_recorded_in_order() -> None:
+    edges = []
+    stopwatch = measure.Stopwatch(lambda: edges.append("sync"))
+    with stopwatch("whole"):
+        for _ in range(3):
+            with stopwatch("part"):
+                time.sleep(0.002)
+    assert {name: len(values) for name, values in stopwatch.samples.items()} == {"part": 3, "whole": 1}
+    assert stopwatch.samples["whole"][0] >= sum(stopwatch.samples["part"]) >= 0.006
+    assert len(edges) == 8  # the device is waited for at both edges of each of the four
+    assert stopwatch.current == []
+
+
+def test_a_broken_stage_stays_named() -> None:
+    stopwatch = measure.Stopwatch()
+    with pytest.raises(KeyError), stopwatch("whole"), stopwatch("part"):
+        raise KeyError
+    assert stopwatch.current == ["whole", "part"]
+    assert stopwatch.samples == {}
+
+
+def test_an_empty_region_costs_little() -> None:
+    # No limit on a busy machine; the bench prints the figure, which must stay below 20 microseconds.
+    assert 0 < measure.empty_region_seconds(rounds=200) < 1e-3
+
+
+@given(st.lists(st.floats(1e-6, 1e3), min_size=3, max_size=30))
+def test_the_interval_holds_the_median(samples: list[float]) -> None:
+    found = measure.timing(samples)
+    assert found.low is not None
+    assert found.high is not None
+    assert min(samples) <= found.low <= found.median <= found.high <= max(samples)
+    assert found == measure.timing(samples)
+
+
+def test_two_samples_have_no_interval() -> None:
+    found = measure.timing([1.0, 3.0])
+    assert (found.median, found.low, found.high, found.n) == (2.0, None, None, 2)
+
+
+def test_the_interval_covers_the_true_median() -> None:
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(200):
+        found = measure.timing(list(rng.exponential(size=30)))
+        hits += (found.low or 0) <= np.log(2) <= (found.high or 0)
+    assert hits / 200 >= 0.9
+
+
+def test_peak_resident_sees_a_freed_array() -> None:
+    baseline = measure.anonymous_bytes()
+    peak = measure.PeakResident(baseline)
+    array = np.ones(50_000_000, np.uint8)
+    del array
+    found = peak.read()
+    if found == NOT_MEASURABLE:
+        pytest.fail("peak resident memory is not measurable here: /proc/self/clear_refs cannot be written")
+    assert 45e6 < found < 80e6
+    assert int(measure.PeakResident(0).read()) < baseline + 40e6  # the mark was reset
+
+
+def test_peak_tensor_bytes_are_exact() -> None:
+    import torch
+
+    with measure.peak_tensor_bytes() as before:
+        pass
+    with measure.peak_tensor_bytes() as peaks:
+        first = torch.zeros(2_000_000)
+        second = first + 1  # both alive: 16 MB
+        del first
+        torch.zeros(1_000_000)  # 8 MB and 4 MB are less
+    assert peaks[0] - before[0] == pytest.approx(16_000_000, abs=64)  # scalars are tensors too
+    with measure.peak_tensor_bytes() as after:
+        pass
+    assert after[0] - before[0] == second.nbytes
+
+
+def test_memory_inside_fused_operators_is_seen() -> None:
+    """The scratch of one operator, which a dispatch mode would not see."""
+    import torch
+
+    matrix = torch.randn(300, 300)
+    with measure.peak_tensor_bytes() as before:
+        pass
+    with measure.peak_tensor_bytes() as inside:
+        result = torch.linalg.inv(matrix)
+    assert inside[0] - before[0] > result.nbytes
+
+
+def test_memory_without_a_gpu_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(measure, "has_cuda", lambda: False)
+    found = measure.memory(lambda stages: torch.ones(1000).sum(), measure.anonymous_bytes())
+    assert found.cuda_allocated == found.cuda_reserved == found.nvml_process == NOT_MEASURABLE
+    assert int(found.tensors) >= 4000
+
+
+@pytest.mark.gpu
+def test_memory_on_a_gpu_is_per_stage() -> None:
+    import torch
+
+    def generate(stages: measure.Stopwatch) -> None:
+        with stages("large"):
+            torch.ones(10_000_000, device="cuda")
+        with stages("small"):
+            torch.ones(1_000, device="cuda")
+
+    found = measure.memory(generate, 0)
+    assert found.cuda_by_stage["large"] >= 40_000_000 > found.cuda_by_stage["small"]
+    assert found.cuda_by_stage["generation"] == found.cuda_allocated

@@ -1,0 +1,251 @@
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from bench import runner
+from bench.command import Command
+from bench.errors import RunError
+from bench.records import Manifest, Record, Store, latest, read_samples
+
+ROOT = Path(__file__).parents[2]
+SuiteFile = Callable[..., Path]
+
+STEADY = """
+steady:
+  adapter: bench.baselines.fake:Fake
+  knobs: {latency: 0.005}
+  axes: {num_inference_steps: [1, 2, 4, 8]}
+"""
+
+FAILING = """
+failing:
+  adapter: bench.baselines.fake:Fake
+  design: list
+  points:
+    - {outcome: oom, stage: denoise}
+    - {outcome: unsupported}
+    - {outcome: weights-missing}
+    - {outcome: invalid}
+    - {outcome: crashed, stage: vae decode}
+    - {outcome: exit, stage: text encode}
+    - {outcome: killed, stage: denoise}
+    - {outcome: timeout, stage: denoise}
+    - {outcome: ok}
+"""
+
+
+def drive(suite: Path | None, out: Path, resume: str | None = None, only: tuple[str, ...] = ()) -> Path:
+    command = Command.make(suite, resume, out, only, report=False)
+    command.execute(Console(file=open(os.devnull, "w")), "python -m bench run …")  # noqa: SIM115, PTH123
+    return runner.locate("latest", out)
+
+
+def records(run: Path) -> dict[str, Record]:
+    return latest(Store(run).records())
+
+
+def answers(run: Path) -> dict[str, object]:
+    """What must not depend on when a run was interrupted."""
+    return {
+        cell: (record.outcome, record.message, record.scores, record.samples, record.clips)
+        for cell, record in records(run).items()
+    }
+
+
+def test_every_outcome_is_a_row(tmp_path: Path, suite_file: SuiteFile) -> None:
+    head = """
+prompts: {texts: [a red circle]}
+scorer: bench.baselines.fake:SCORER
+metrics: [brightness]
+repeats: 3
+time_limit: 3
+"""
+    run = drive(suite_file(FAILING, head=head), tmp_path / "out")
+    found = {record.knobs["outcome"]: record for record in records(run).values()}
+    assert {script: record.outcome for script, record in found.items()} == {
+        "oom": "oom",
+        "unsupported": "unsupported",
+        "weights-missing": "weights-missing",
+        "invalid": "invalid",
+        "crashed": "crashed",
+        "exit": "crashed",
+        "killed": "crashed",
+        "timeout": "timeout",
+        "ok": "ok",
+    }
+    assert found["oom"].stage_reached == "first: denoise"
+    assert found["crashed"].stage_reached == "first: vae decode"
+    assert found["killed"].stage_reached == "first: denoise"
+    assert found["timeout"].stage_reached == "first: denoise"
+    assert found["unsupported"].stage_reached == "load"
+    assert found["killed"].message == "killed by SIGKILL"
+    assert found["exit"].message == "exited with code 3 and without a record"
+    assert found["crashed"].message == "RuntimeError: scripted"
+    assert "3 s" in found["timeout"].message
+    assert all(record.seconds > 0 and record.command for record in found.values())
+    assert found["oom"].cold_start.load is not None or found["oom"].cold_start.imports is not None
+    log = (run / "logs" / f"{found['crashed'].cell}.txt").read_text()
+    assert "Traceback" in log
+
+
+def test_an_ok_record_is_complete(tmp_path: Path, suite_file: SuiteFile) -> None:
+    run = drive(suite_file(STEADY), tmp_path / "out", only=("num_inference_steps=4",))
+    (record,) = records(run).values()
+    assert record.outcome == "ok"
+    assert {name: timing.n for name, timing in record.stages.items()} == {
+        "text encode": 3,
+        "denoise": 12,
+        "vae decode": 3,
+        "file encode": 3,
+        "end to end": 3,
+    }
+    assert record.stages["denoise"].median >= 0.005
+    whole = record.stages["end to end"]
+    assert whole.median >= 4 * 0.005
+    assert record.real_time_factor is not None
+    assert record.real_time_factor.median == pytest.approx(whole.median / (5 / 16))
+    assert record.memory is not None
+    assert int(record.memory.resident) > 8_000_000  # what the script holds, and its scratch
+    assert record.memory.tensors == record.memory.cuda_allocated == "not measurable"
+    cold = record.cold_start
+    assert None not in (cold.imports, cold.spawn, cold.load, cold.first)
+    assert record.empty_region_seconds is not None
+    rows = list(read_samples(run, record))
+    assert [row["prompt"] for row in rows] == ["a red circle", "a blue square", "a green star"]
+    mean = sum(row["brightness"] for row in rows) / 3
+    assert record.scores["brightness"].value == pytest.approx(mean)
+    assert [clip.role for clip in record.clips] == ["fixed", "worst"]
+    assert all((run / clip.path).stat().st_size > 0 for clip in record.clips)
+
+
+def test_the_run_says_what_it_took(tmp_path: Path, suite_file: SuiteFile) -> None:
+    run = drive(suite_file(STEADY), tmp_path / "out", only=("num_inference_steps=1", "num_inference_steps=2"))
+    manifest = Manifest.read(run)
+    assert [planned.cell for planned in manifest.plan] == list(records(run))
+    assert manifest.predicted.cells == 2
+    assert manifest.measured is not None
+    assert manifest.measured.seconds >= sum(record.seconds for record in records(run).values())
+    assert manifest.first_clip is not None
+    assert (run / manifest.first_clip.path).exists()
+    assert manifest.finished is not None
+    assert not (run / ".work").exists()
+    assert (tmp_path / "out" / "latest").read_text() == f"{run.name}\n"
+    assert f'url={run.name}/report.html"' in (tmp_path / "out" / "latest.html").read_text()
+    # The next plan knows what this run took.
+    again = Command.make(
+        tmp_path / "suite.yaml", None, tmp_path / "out", ["num_inference_steps=1"], report=False
+    )
+    (seconds,) = [b.seconds for b in again.budgets]
+    assert seconds == records(run)[again.cells[0].id].seconds
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A suite file and a run of it that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    suite = folder / "suite.yaml"
+    head = "prompts: {texts: [a red circle, a blue square]}\nscorer: bench.baselines.fake:SCORER\n"
+    rest = "metrics: [brightness, noise]\nclips: 1\nrepeats: 3\n"
+    systems = "".join(f"  {line}\n" for line in STEADY.strip().splitlines())
+    suite.write_text(f"name: suite\n{head}{rest}systems:\n{systems}", encoding="utf-8")
+    return suite, drive(suite, folder / "out")
+
+
+@settings(
+    max_examples=5,
+    deadline=None,
+    phases=[Phase.generate],
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    finished=st.integers(0, 3), delay=st.floats(0, 0.6), by=st.sampled_from([signal.SIGKILL, signal.SIGINT])
+)
+def test_killed_at_any_moment_only_the_cell_in_flight_runs_again(
+    uninterrupted: tuple[Path, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+    finished: int,
+    delay: float,
+    by: signal.Signals,
+) -> None:
+    suite, whole = uninterrupted
+    out = tmp_path_factory.mktemp("out")
+    arguments = [sys.executable, "-m", "bench", "run", str(suite), "--out", str(out), "--no-report"]
+    driver = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while driver.poll() is None:
+        lines = sum(path.read_bytes().count(b"\n") for path in out.glob("*/records.jsonl"))
+        if lines >= finished and any(out.glob("*/run.json")):
+            break
+        time.sleep(0.005)
+    time.sleep(delay)
+    driver.send_signal(by)
+    driver.wait()
+
+    (run,) = [path.parent for path in out.glob("*/run.json")]
+    store = run / "records.jsonl"
+    before = store.read_bytes() if store.exists() else b""
+    kept = before[: before.rfind(b"\n") + 1]
+    drive(None, out, resume=str(run))
+
+    after = store.read_bytes()
+    assert after.startswith(kept)  # nothing that was finished is measured again …
+    assert len(after.splitlines()) == len(records(run)) == 4  # … and nothing twice
+    assert answers(run) == answers(whole)
+    assert not (run / ".work").exists()
+
+
+def test_a_torn_record_runs_again(tmp_path: Path, suite_file: SuiteFile) -> None:
+    run = drive(suite_file(STEADY), tmp_path / "out", only=("num_inference_steps=1", "num_inference_steps=2"))
+    whole = answers(run)
+    store = run / "records.jsonl"
+    first, second = store.read_bytes().splitlines(keepends=True)
+    store.write_bytes(first + second[: random.Random(0).randrange(1, len(second))])
+    drive(None, tmp_path / "out", resume="latest")
+    assert answers(run) == whole
+    assert store.read_bytes().startswith(first)
+
+
+def test_another_environment_measures_everything_again(
+    tmp_path: Path, suite_file: SuiteFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = drive(suite_file(STEADY), tmp_path / "out", only=("num_inference_steps=1",))
+    monkeypatch.setattr("bench.hardware.source_sha256", lambda: "another tree")
+    drive(None, tmp_path / "out", resume="latest")
+    first, second = Store(run).records()
+    assert first.cell == second.cell
+    assert first.fingerprint != second.fingerprint == Manifest.read(run).fingerprint
+
+
+def test_a_run_has_one_driver(tmp_path: Path) -> None:
+    refused = pytest.raises(RunError, match="in use by another bench")
+    with runner.exclusive(tmp_path), refused, runner.exclusive(tmp_path):
+        pass
+    with runner.exclusive(tmp_path):
+        pass
+
+
+def test_a_report_that_fails_loses_nothing(
+    tmp_path: Path, suite_file: SuiteFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "build_report", broken_report)
+    command = Command.make(suite_file(STEADY), None, tmp_path / "out", ["num_inference_steps=1"], report=True)
+    with (tmp_path / "log").open("w") as log:
+        assert command.execute(Console(file=log, width=200), "python -m bench run …") == 0
+    assert "the report was not rebuilt" in (tmp_path / "log").read_text()
+    assert "ValueError: no ink" in (tmp_path / "log").read_text()
+    (record,) = records(runner.locate("latest", tmp_path / "out")).values()
+    assert record.outcome == "ok"
+
+
+def broken_report(*_: object) -> None:
+    raise ValueError("no ink")

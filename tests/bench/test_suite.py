@@ -1,0 +1,241 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench import hardware
+from bench.baselines.fake import Fake
+from bench.errors import SuiteError
+from bench.suite import SEED_STRIDE, Suite, parse, read, resolved_precision
+from bench.systems import knob_names
+
+SUITES = Path(__file__).parents[2] / "bench" / "suites"
+FAKE = "bench.baselines.fake:Fake"
+
+
+def plain(**changes: Any) -> dict[str, Any]:
+    return {
+        "name": "s",
+        "systems": {"fake": {"adapter": FAKE, "axes": {"num_inference_steps": [1, 2]}}},
+        "prompts": {"texts": ["a", "b"]},
+        "scorer": "bench.baselines.fake:SCORER",
+        "metrics": ["noise"],
+    } | changes
+
+
+def spec(**fields: Any) -> dict[str, Any]:
+    return plain(systems={"fake": {"adapter": FAKE} | fields})
+
+
+def points(**fields: Any) -> list[dict[str, Any]]:
+    cells = parse(spec(**fields), "s").cells()
+    return [{name: cell.knobs[name] for name in cell.shown} for cell in cells]
+
+
+def test_a_grid_crosses_its_axes() -> None:
+    assert points(axes={"num_inference_steps": [1, 2], "memory": [5, 6]}) == [
+        {"num_inference_steps": steps, "memory": memory} for steps in (1, 2) for memory in (5, 6)
+    ]
+
+
+def test_one_at_a_time_leaves_the_base_once() -> None:
+    base = {"num_inference_steps": 4, "memory": 5}
+    assert points(
+        knobs=base, axes={"num_inference_steps": [2, 4], "memory": [5, 7]}, design="one-at-a-time"
+    ) == [
+        base,
+        base | {"num_inference_steps": 2},
+        base | {"memory": 7},
+    ]
+
+
+def test_a_list_lays_points_over_the_base() -> None:
+    assert points(knobs={"memory": 5}, points=[{"latency": 0.5}, {"memory": 6}], design="list") == [
+        {"memory": 5, "latency": 0.5},
+        {"memory": 6},
+    ]
+
+
+def test_overrides_follow_a_knob() -> None:
+    found = points(
+        axes={"num_inference_steps": [2, 4], "memory": [5, 6]},
+        overrides=[
+            {"when": {"num_inference_steps": 2}, "set": {"latency": 0.25}},
+            {"when": {"memory": 6}, "set": {"latency": 0.5}},
+        ],
+    )
+    assert [point.get("latency") for point in found] == [0.25, 0.25, None, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (plain(metric=["noise"]), "unknown key 'metric'; did you mean 'metrics'?"),
+        (spec(desing="grid"), "systems.fake: unknown key 'desing'; did you mean 'design'?"),
+        (plain(prompts={"splt": "test"}), "prompts: unknown key 'splt'; did you mean 'split'?"),
+        (
+            spec(axes={"num_inference_step": [1]}),
+            "no knob 'num_inference_step'; did you mean 'num_inference_steps'?",
+        ),
+        (spec(knobs={"num_inference_steps": "many"}), "num_inference_steps='many'"),
+        (spec(knobs={"batch_size": 0}), "batch_size=0 must be 1 or more"),
+        (spec(adapter="bench.baselines.fake:Fack"), "has no 'Fack'; did you mean 'Fake'?"),
+        (spec(adapter="bench.baselines.nowhere:Fake"), "cannot be imported"),
+        (spec(adapter="Fake"), "not of the form package.module:Name"),
+        (spec(adapter="bench.baselines.fake:nearest"), "is no dataclass"),
+        (spec(design="list"), "needs at least one"),
+        (spec(design="list", points=[{}], axes={"memory": [1]}), "has no meaning"),
+        (spec(axes={"memory": []}), "axes.memory"),
+        (plain(metrics=["noize"]), "unknown metric 'noize'; did you mean 'noise'?"),
+        (plain(metrics=["noise", "noise"]), "names a value twice"),
+        (plain(prompts={"split": "test"}), "a split needs it"),
+        (plain(prompts={"texts": ["a"], "split": "test", "count": 1}), "exactly one"),
+        (plain(prompts={"file": "no/such.txt"}), "cannot be read"),
+        (plain(repeats=0), "repeats: Input should be greater than or equal to 1 (got 0)"),
+        (plain(name="a/b"), "name"),
+        (plain(systems={"a": {"adapter": FAKE}, "b": {"adapter": FAKE}}), "asks the same question as a"),
+        ({}, "systems: Field required"),
+        ([], "s: "),
+    ],
+)
+def test_mistakes_are_named(data: Any, said: str) -> None:
+    with pytest.raises(SuiteError) as caught:
+        parse(data, "s").cells()
+    assert said in str(caught.value)
+
+
+def test_files_that_are_no_suites(tmp_path: Path) -> None:
+    with pytest.raises(SuiteError, match="cannot be read"):
+        read(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [", encoding="utf-8")
+    with pytest.raises(SuiteError, match="is not YAML"):
+        read(tmp_path / "bad.yaml")
+    (tmp_path / "empty.txt").write_text("\n \n", encoding="utf-8")
+    with pytest.raises(SuiteError, match="is empty"):
+        parse(plain(prompts={"file": str(tmp_path / "empty.txt")}), "s").cells()
+
+
+def ids(data: dict[str, Any]) -> list[str]:
+    return [cell.id for cell in parse(data, "s").cells()]
+
+
+def test_ids_are_the_question_and_nothing_else() -> None:
+    base = ids(plain())
+    same = [
+        plain(name="other", description="words"),
+        plain(time_limit=1),
+        plain(clips=1),
+        plain(threads=1),
+        plain(systems={"renamed": plain()["systems"]["fake"]}),
+        spec(
+            points=[{"num_inference_steps": 1}, {"num_inference_steps": 2, "memory": Fake.memory}],
+            design="list",
+        ),
+    ]
+    assert all(ids(data) == base for data in same)
+    different = [
+        plain(prompts={"texts": ["a", "c"]}),
+        plain(prompts={"texts": ["b", "a"]}),
+        plain(seeds=[1]),
+        plain(seeds=[0, 1]),
+        plain(metrics=["brightness"]),
+        plain(repeats=4),
+        plain(warmup=0),
+        plain(quality_batch=3),
+        spec(knobs={"memory": 7}, axes={"num_inference_steps": [1, 2]}),
+    ]
+    others = [ids(data) for data in different]
+    assert all(set(other).isdisjoint(base) for other in others)
+    assert len({tuple(other) for other in others}) == len(others)
+
+
+def test_ids_are_stable_across_releases() -> None:
+    """A changed id orphans stored results: change it on purpose, with a note in the change log."""
+    assert ids(plain()) == ["bf1a862f6d18f2db", "14ee78dc52b94c2d"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.permutations(["num_inference_steps", "memory", "latency"]))
+def test_ids_ignore_the_order_of_knobs(order: list[str]) -> None:
+    values = {"num_inference_steps": 3, "memory": 9, "latency": 0.5}
+    assert ids(spec(knobs={name: values[name] for name in order})) == ids(spec(knobs=values))
+
+
+def test_missing_weights_are_another_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fake, "weights", lambda self: "ab" * 32)
+    with_weights = parse(plain(), "s").cells()
+    assert with_weights[0].weights_sha256 == "ab" * 32
+    monkeypatch.undo()
+    assert with_weights[0].id not in ids(plain())
+
+
+def test_every_prompt_has_noise_of_its_own() -> None:
+    requests = parse(plain(seeds=[0, 3]), "s").requests()
+    assert [(r.index, r.prompt, r.seed) for r in requests] == [
+        (0, "a", 0),
+        (1, "b", 1),
+        (0, "a", 3 * SEED_STRIDE),
+        (1, "b", 3 * SEED_STRIDE + 1),
+    ]
+
+
+def test_prompts_from_the_world_bring_their_scenes() -> None:
+    requests = parse(plain(prompts={"split": "test", "start": 2, "count": 3}), "s").requests()
+    assert len({r.prompt for r in requests}) > 1
+    assert all(r.scene is not None and r.scene.caption() == r.prompt for r in requests)
+    dialled = parse(plain(prompts={"split": "test", "start": 2, "count": 3, "stated": 1.0}), "s").requests()
+    assert [r.prompt for r in dialled] != [r.prompt for r in requests]
+
+
+def test_prompts_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("a\n\n b \n", encoding="utf-8")
+    assert ids(plain(prompts={"file": str(path)})) == ids(plain())
+
+
+def test_auto_precision_is_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = "bench.baselines.lab:Lab"
+    for flags, dtype in (({"amx_bf16"}, "bf16"), ({"avx512_bf16"}, "fp32")):
+        monkeypatch.setattr(hardware, "gpu_name", lambda: None)
+        monkeypatch.setattr(hardware, "_cpu_flags", lambda flags=flags: flags)
+        assert resolved_precision(lab, {}) == {"precision": dtype}
+        assert resolved_precision(lab, {"precision": "fp32"}) == {}
+    for capability, dtype in ((9, "bf16"), (7, "fp32")):
+        monkeypatch.setattr(hardware, "gpu_name", lambda: "a card")
+        monkeypatch.setattr(hardware, "_gpu_capability", lambda capability=capability: capability)
+        assert resolved_precision(lab, {}) == {"precision": dtype}
+    assert resolved_precision(FAKE, {}) == {}
+
+
+@pytest.mark.parametrize("path", sorted(SUITES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_suites_are_valid(path: Path) -> None:
+    suite = read(path)
+    assert suite.name == path.stem
+    assert suite.cells()
+
+
+def test_quick_and_full_ask_for_the_same_settings() -> None:
+    quick, full = read(SUITES / "lab.yaml"), read(SUITES / "lab-full.yaml")
+    assert {name: full.systems[name] for name in quick.systems} == quick.systems
+    assert full.systems["teacher from truth"].points == quick.systems["teacher"].points
+    assert (quick.metrics, quick.seeds) == (full.metrics, full.seeds)
+    steps = [point["num_inference_steps"] for point in quick.systems["teacher"].points]
+    assert steps == [2, 4, 8, 16, 28, 56]
+
+
+def test_the_schema_knows_every_key() -> None:
+    schema = Suite.model_json_schema()
+    assert set(schema["properties"]) == set(Suite.model_fields)
+    assert schema["additionalProperties"] is False
+
+
+def test_a_resolved_suite_reads_back() -> None:
+    suite = parse(plain(), "s")
+    assert parse(yaml.safe_load(yaml.safe_dump(suite.model_dump(mode="json"))), "again") == suite
+
+
+def test_knobs_are_the_fields() -> None:
+    assert knob_names(Fake) == ["num_inference_steps", "batch_size", "latency", "memory", "outcome", "stage"]
