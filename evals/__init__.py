@@ -1,0 +1,1 @@
+"""Scores of generated video: how good, how sure, and by what protocol."""

@@ -1,0 +1,133 @@
+"""`python -m evals`: train and examine the judge, store the statistics of truth, see how scores answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from evals.catalogue import STATISTICS, WEIGHTS, check_metrics
+from magic141.errors import InputError, Magic141Error
+
+app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+judge_app = typer.Typer(no_args_is_help=True, help="The network that judges clips of the lab world.")
+app.add_typer(judge_app, name="judge")
+console = Console()
+
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
+
+
+def _use(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+@judge_app.command("train")
+def judge_train(
+    samples: Annotated[int, typer.Option(min=1, help="Clips to learn from, each seen once.")] = 64_000,
+    seed: int = 0,
+    out: Annotated[Path, typer.Option(help="Folder of the checkpoint and the loss curve.")] = Path(
+        "runs/judge"
+    ),
+    weights: Annotated[Path, typer.Option(help="Where the finished weights and their card go.")] = WEIGHTS,
+    budget: Annotated[float | None, typer.Option(help="Stop (resumably) after so many minutes.")] = None,
+    threads: Threads = 1,
+) -> None:
+    """Train the judge on truth; run the same command again to resume."""
+    from evals.judge_training import JudgeTraining, train
+
+    _use(threads)
+    if train(JudgeTraining(samples=samples, seed=seed), out, output=weights, budget_minutes=budget):
+        console.print(f"{weights} written; next: python -m evals judge exam, then python -m evals stats")
+    else:
+        console.print("budget spent; the same command resumes")
+
+
+@judge_app.command("exam")
+def judge_exam(
+    clips: Annotated[int, typer.Option(min=64, help="Truth clips that the judge never saw.")] = 4096,
+    threads: Threads = 1,
+) -> None:
+    """Accuracy of the judge on truth, written into its card. Exit code 1 where an attribute stays below 98 %."""
+    from evals.judge_exam import record_exam
+
+    _use(threads)
+    report = record_exam(clips)
+    table = Table("attribute", "accuracy", "95 % interval", "n")
+    for name, row in report.items():
+        if "accuracy" in row:
+            interval = f"{row['low']:.4f} to {row['high']:.4f}"
+            table.add_row(name, f"{row['accuracy']:.4f}", interval, str(row["n"]))
+    console.print(table)
+    console.print(f"position error {report['track']['rmse_px']} px (root mean square)")
+    if any(row.get("accuracy", 1.0) < 0.98 for row in report.values()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def stats(
+    clips: Annotated[int, typer.Option(min=20_000, help="Reference clips.")] = 20_480,
+    floor_clips: Annotated[
+        int, typer.Option(min=1024, help="Further clips, for truth against truth.")
+    ] = 8192,
+    threads: Threads = 1,
+) -> None:
+    """Store the statistics of truth that fvd-world and kvd-world compare with."""
+    from evals.truth import make_truth
+
+    _use(threads)
+    truth = make_truth(clips, floor_clips=floor_clips)
+    console.print(f"{STATISTICS}: {truth.moments.n} clips, {STATISTICS.stat().st_size / 1000:.0f} kB")
+
+
+@app.command()
+def calibrate(
+    clips: Annotated[int, typer.Option(min=8, help="Scenes.")] = 256,
+    metrics: Annotated[str | None, typer.Option(help="Names, separated by commas; by default all.")] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Also write the scores here.")] = None,
+    threads: Threads = 1,
+) -> None:
+    """Score clips whose flaws are known (truth, still pictures, noise, half speed, blur, …): what scores can tell."""
+    names = check_metrics(metrics.split(",") if metrics else None)
+    from dataclasses import asdict
+
+    from evals import lab
+    from evals.judge_exam import FIRST, known_clips
+    from magic141.data.world import World
+
+    _use(threads)
+    scenes = World().scenes("test", FIRST + 100_000, clips)
+    given = None
+    found: dict[str, dict[str, object]] = {}
+    table = Table("score")
+    cells: dict[str, list[str]] = {name: [] for name in names}
+    for row, frames in known_clips(scenes):
+        given = frames[:, 0] if given is None else given
+        scores = lab.score(frames, scenes, given, metrics=names).aggregate
+        table.add_column(row)
+        found[row] = {name: asdict(value) for name, value in scores.items()}
+        for name in names:
+            cells[name].append(f"{scores[name].value:.3f}" if name in scores else "-")
+    for name, values in cells.items():
+        table.add_row(name, *values)
+    console.print(table)
+    if json_out:
+        json_out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Run the door; errors that a caller can mend are printed without a traceback, exit code 2."""
+    try:
+        app()
+    except (Magic141Error, InputError) as error:
+        console.print(f"[red]error:[/red] {error}", highlight=False)
+        raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""What the lab scores are called, which way is better, and by what protocol they are measured; torch-free."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from evals.protocol import Better, protocol_string, sha256_of
+from magic141.data import factors
+from magic141.errors import InputError, WeightsMissing
+
+WEIGHTS = Path(__file__).parent / "weights" / "judge.safetensors"
+STATISTICS = Path(__file__).parent / "weights" / "truth.npz"
+
+WIDTH = 32
+"""Width of the fvd-world features: small, so that a few hundred clips determine a covariance."""
+CLIP_FRAMES = 33
+JUDGED_FRAMES = 32
+"""Frames 1 … 32: frame 0 may have been given to the generator, and is no credit."""
+GROUP = 4
+GROUPS = JUDGED_FRAMES // GROUP
+CENTRES = tuple(range(3, JUDGED_FRAMES, GROUP))
+"""Frames in the middle of the judge's groups of 5 (1-5, 5-9, …), where it tells the position of the subject."""
+
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "colour": factors.COLOURS,
+    "shape": factors.SHAPES,
+    "size": factors.SIZES,
+    "background": factors.BACKGROUNDS,
+    "tone": factors.TONES,
+    "hue": factors.HUES,
+    "texture": factors.TEXTURES,
+    "motion": factors.MOTIONS,
+    "direction": factors.DIRECTIONS,
+    "camera": factors.CAMERAS,
+}
+IMAGE_ATTRIBUTES = ("colour", "shape", "size", "background", "tone", "hue")
+"""Those that one image shows."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score before it is measured. `images`: defined for single images too."""
+
+    better: Better
+    unit: str
+    images: bool = False
+    target: float | None = None
+
+
+METRICS: dict[str, Metric] = {
+    "fvd-world": Metric("lower", ""),
+    "kvd-world": Metric("lower", ""),
+    **{f"accuracy-{name}": Metric("higher", "fraction", name in IMAGE_ATTRIBUTES) for name in ATTRIBUTES},
+    "accuracy-mean": Metric("higher", "fraction", images=True),
+    "flickering": Metric("higher", "fraction"),
+    "motion-ratio": Metric("target", "", target=1.0),
+    "flow-ratio": Metric("target", "", target=1.0),
+    "first-frame-psnr": Metric("higher", "dB", images=True),
+}
+
+
+def check_metrics(names: Sequence[str] | None) -> tuple[str, ...]:
+    """The names, or all of them for None. Raises InputError for an unknown one, naming the nearest known."""
+    if names is None:
+        return tuple(METRICS)
+    for name in names:
+        if name not in METRICS:
+            near = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.0)[0]
+            raise InputError(
+                f"unknown metric {name!r}; did you mean {near!r}? Known are {', '.join(METRICS)}"
+            )
+    return tuple(dict.fromkeys(names))
+
+
+def card(weights: Path = WEIGHTS) -> dict[str, Any]:
+    """The JSON card beside a weights file: sha256, commit, samples, seed, accuracies.
+
+    Raises:
+        WeightsMissing: there is none.
+    """
+    path = weights.with_suffix(".json")
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise WeightsMissing(
+            f"no card {path.name} beside {weights}; make both: python -m evals judge train"
+        ) from error
+    return facts
+
+
+@cache
+def _identity(path: Path) -> str:
+    if not path.exists():
+        raise WeightsMissing(
+            f"no {path.name} at {path.parent}; make it: python -m evals judge train, then stats"
+        )
+    return sha256_of(path)[:16]
+
+
+def protocol(metric: str, *, n: int, num_frames: int = CLIP_FRAMES) -> str:
+    """The protocol string of a lab metric for n clips of `num_frames` frames (1: images).
+
+    n is part of it only where the estimator keeps a bias that depends on n (Fréchet); means compare across n.
+    """
+    facts: dict[str, object] = {"input": "uint8 arrays 64x64", "fps": factors.FPS}
+    judged = "0" if num_frames == 1 else f"1-{JUDGED_FRAMES}"
+    if metric in ("fvd-world", "kvd-world"):
+        facts |= {"frames": judged, "extractor": _identity(WEIGHTS), "layer": f"feature {WIDTH}"}
+        facts["reference"] = _identity(STATISTICS)
+        if metric == "fvd-world":
+            facts |= {"covariance": "1/(N-1)", "n": n}
+            facts["estimator"] = "1/N fit on sub-samples N/2 to N without replacement, truth floor subtracted"
+        else:
+            facts |= {"kernel": "(x.y/width+1)^3", "estimator": "unbiased, disjoint blocks"}
+    elif metric.startswith("accuracy-"):
+        facts |= {"frames": judged, "judge": _identity(WEIGHTS)}
+        if metric == "accuracy-mean":
+            facts["over"] = (
+                "attributes defined for the clip" if num_frames > 1 else ", ".join(IMAGE_ATTRIBUTES)
+            )
+    elif metric == "flickering":
+        facts |= {"frames": f"0-{num_frames - 1}", "formula": "VBench"}
+    elif metric == "motion-ratio":
+        facts |= {"frames": judged, "tracker": _identity(WEIGHTS), "lag": "4 frames", "truth": "exact path"}
+        facts["clips"] = "moving subject, alone in view"
+    elif metric == "flow-ratio":
+        facts |= {"frames": judged, "flow": "OpenCV DIS medium", "truth": "rendered scene"}
+    elif metric == "first-frame-psnr":
+        facts |= {"frames": "0", "ceiling": "60 dB"}
+    return protocol_string(metric, **facts)

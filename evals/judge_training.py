@@ -1,0 +1,224 @@
+"""Trains the judge on truth of the lab world: one process, one thread, resumable."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from evals.catalogue import ATTRIBUTES, WEIGHTS, WIDTH
+from evals.judge_data import BANDS, STATES, Batch, make_batch
+from evals.judges import WorldJudge
+from evals.protocol import sha256_of
+from magic141.data.world import Scene, World
+
+_UNSEEN = 1_000_000
+"""Offset of the compositional scenes that the judge learns from: it must know all pairs, but no scene of a test."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeTraining:
+    """samples: clips seen in all, each once. The rate warms up, stays, and falls to 0 over the last `decay`."""
+
+    samples: int = 64_000
+    batch_size: int = 32
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 0.02
+    warmup_steps: int = 200
+    decay: float = 0.35
+    seed: int = 0
+
+
+class FeatureDecoders(nn.Module):
+    """What must be recoverable from the fvd-world features; thrown away after training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(WIDTH, 128)
+        self.state = nn.Linear(128, STATES)
+        self.attributes = nn.ModuleDict({name: nn.Linear(128, len(v)) for name, v in ATTRIBUTES.items()})
+        self.bands = nn.Linear(WIDTH, BANDS)
+        self.band_mean: Tensor
+        self.band_std: Tensor
+        self.register_buffer("band_mean", torch.zeros(BANDS))
+        self.register_buffer("band_std", torch.ones(BANDS))
+
+    def loss(self, features: Tensor, batch: Batch) -> dict[str, Tensor]:
+        hidden = F.gelu(self.hidden(features))
+        logits = {name: head(hidden) for name, head in self.attributes.items()}
+        bands = (batch.bands - self.band_mean) / self.band_std
+        return {
+            "feature_state": 2 * _masked(self.state(hidden), batch.state),
+            "feature_attributes": 0.3 * _classification(logits, batch.labels),
+            "feature_bands": F.smooth_l1_loss(self.bands(features).float(), bands),
+        }
+
+
+def _masked(predicted: Tensor, target: Tensor) -> Tensor:
+    """Huber loss where the target is not NaN."""
+    known = ~target.isnan()
+    return F.smooth_l1_loss(predicted.float()[known], target[known], beta=0.2)
+
+
+def _classification(logits: dict[str, Tensor], labels: dict[str, Tensor]) -> Tensor:
+    losses = [
+        F.cross_entropy(logits[name].float(), labels[name], ignore_index=-1)
+        for name in logits
+        if (labels[name] >= 0).any()
+    ]
+    return torch.stack(losses).sum()
+
+
+def _scenes(world: World, first: int, count: int) -> list[Scene]:
+    """Training scenes number first …; every eighth from the compositional split."""
+    return [
+        world.scene("compositional", _UNSEEN + i) if i % 8 == 7 else world.scene("train", i)
+        for i in range(first, first + count)
+    ]
+
+
+def _rate(step: int, steps: int, config: JudgeTraining) -> float:
+    return min((step + 1) / config.warmup_steps, (steps - step) / max(1.0, config.decay * steps), 1.0)
+
+
+def train(
+    config: JudgeTraining, folder: Path, *, output: Path = WEIGHTS, budget_minutes: float | None = None
+) -> bool:
+    """Train, checkpointing in `folder` every two minutes and resuming from there; True when finished.
+
+    Weights and card go to `output` at the end. A budget stops (and checkpoints) after so many minutes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / "checkpoint.pt"
+    torch.manual_seed(config.seed)
+    world = World()
+    model = WorldJudge().to(memory_format=torch.channels_last)
+    decoders = FeatureDecoders()
+    optimizer = torch.optim.AdamW(
+        [*model.parameters(), *decoders.parameters()],
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+    )
+    steps, first, spent = config.samples // config.batch_size, 0, 0.0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(saved["model"])
+        decoders.load_state_dict(saved["decoders"])
+        optimizer.load_state_dict(saved["optimizer"])
+        first, spent = saved["step"], saved["seconds"]
+    else:
+        sample = make_batch(_scenes(world, 0, 256), torch.Generator().manual_seed(config.seed)).bands
+        decoders.band_mean.copy_(sample.mean(0))
+        decoders.band_std.copy_(sample.std(0))
+
+    began = saved_at = time.monotonic()
+
+    def save(step: int) -> None:
+        state = {
+            "model": model.state_dict(),
+            "decoders": decoders.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "step": step,
+            "seconds": spent + time.monotonic() - began,
+        }
+        torch.save(state, folder / "checkpoint.tmp")
+        os.replace(folder / "checkpoint.tmp", checkpoint)
+
+    model.train()
+    bar = Progress(
+        TextColumn("judge"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[loss]}"),
+    )
+    with bar, (folder / "loss.jsonl").open("a") as curve:
+        task = bar.add_task("judge", total=steps, completed=first, loss="")
+        for step in range(first, steps):
+            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+            batch = make_batch(_scenes(world, step * config.batch_size, config.batch_size), generator)
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * _rate(step, steps, config)
+            losses = _losses(model, decoders, batch)
+            total = torch.stack(list(losses.values())).sum()
+            optimizer.zero_grad(set_to_none=True)
+            total.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            optimizer.step()
+            if step % 50 == 49:
+                row = {name: round(float(value.detach()), 4) for name, value in losses.items()}
+                curve.write(json.dumps({"step": step + 1, **row}) + "\n")
+                curve.flush()
+                bar.update(task, loss=f"{float(total.detach()):.3f}")
+            bar.advance(task)
+            if time.monotonic() - saved_at > 120:
+                save(step + 1)
+                saved_at = time.monotonic()
+            if budget_minutes is not None and time.monotonic() - began > budget_minutes * 60:
+                save(step + 1)
+                return False
+    save(steps)
+    export(
+        model, output, {"training": asdict(config), "wall_seconds": round(spent + time.monotonic() - began)}
+    )
+    return True
+
+
+def _losses(model: WorldJudge, decoders: FeatureDecoders, batch: Batch) -> dict[str, Tensor]:
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = model(batch.video)
+        image_logits = model.judge_images(batch.image)
+    image_labels = {name: batch.labels[name] for name in image_logits}
+    return {
+        "attributes": 0.5 * _classification(outputs.logits, batch.labels),
+        "image_attributes": 0.3 * _classification(image_logits, image_labels),
+        "track": 20 * _masked(outputs.track / 32 - 1, batch.track),
+        **decoders.loss(outputs.features, batch),
+    }
+
+
+def export(model: WorldJudge, output: Path, facts: dict[str, Any]) -> None:
+    """Write matrices in float16, norms in float32, and the card beside them."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: (tensor.half() if tensor.ndim > 1 else tensor.float()).contiguous()
+        for name, tensor in model.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    temporary = output.with_suffix(".tmp")
+    save_file(tensors, temporary)
+    os.replace(temporary, output)
+    card = {
+        "sha256": sha256_of(output),
+        "bytes": output.stat().st_size,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "commit": _commit(),
+        "command": "python -m evals judge train",
+        "torch": torch.__version__,
+        **facts,
+    }
+    write_card(output, card)
+
+
+def write_card(output: Path, card: dict[str, Any]) -> None:
+    temporary = output.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, output.with_suffix(".json"))
+
+
+def _commit() -> str:
+    root = Path(__file__).parent.parent
+    found = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or "unknown"

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import linalg
+from torchmetrics.image.fid import _compute_fid
+
+from evals import frechet
+from evals.frechet import Moments, extrapolated, frechet_distance
+from magic141.errors import InputError
+
+
+def gaussian(rng, width, rank=None):
+    root = rng.normal(size=(width, rank or 2 * width)) / np.sqrt(width)
+    return rng.normal(size=width), root @ root.T
+
+
+def by_sqrtm(mean_a, cov_a, mean_b, cov_b):
+    root = linalg.sqrtm(cov_a @ cov_b).real
+    return ((mean_a - mean_b) ** 2).sum() + np.trace(cov_a + cov_b - 2 * root)
+
+
+@pytest.mark.parametrize("width", [1, 16, 64, 200])
+def test_agrees_with_scipy_and_torchmetrics(rng, width):
+    a, b = gaussian(rng, width), gaussian(rng, width)
+    ours = frechet_distance(*a, *b)
+    assert ours == pytest.approx(by_sqrtm(*a, *b), rel=1e-6)
+    theirs = _compute_fid(*(torch.from_numpy(x) for x in (*a, *b)))
+    assert ours == pytest.approx(float(theirs), rel=1e-6)
+
+
+@pytest.mark.parametrize("rank", [1, 7, 20])
+def test_rank_deficient_pairs_agree_with_a_reference(rng, rank):
+    """sqrtm fails on singular products, so the reference is the nuclear norm of the factors themselves."""
+    roots = [rng.normal(size=(32, rank)) / 6 for _ in range(2)]
+    means = rng.normal(size=(2, 32))
+    nuclear = np.linalg.svd(roots[0].T @ roots[1], compute_uv=False).sum()
+    expected = ((means[0] - means[1]) ** 2).sum() + sum((r**2).sum() for r in roots) - 2 * nuclear
+    got = frechet_distance(means[0], roots[0] @ roots[0].T, means[1], roots[1] @ roots[1].T)
+    assert got == pytest.approx(expected, rel=1e-6)
+
+
+def test_known_gaussians():
+    eye = np.eye(5)
+    assert frechet_distance(np.zeros(5), eye, np.full(5, 2.0), eye) == pytest.approx(20.0)
+    # Commuting covariances: the squared distance of standard deviations.
+    assert frechet_distance(np.zeros(5), 4 * eye, np.zeros(5), 9 * eye) == pytest.approx(5.0)
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 2**16), width=st.integers(1, 12))
+def test_symmetric_zero_to_itself_and_blind_to_rotation(seed, width):
+    rng = np.random.default_rng(seed)
+    a, b = gaussian(rng, width), gaussian(rng, width)
+    forward = frechet_distance(*a, *b)
+    assert forward == pytest.approx(frechet_distance(*b, *a), rel=1e-9)
+    assert frechet_distance(*a, *a) == pytest.approx(0, abs=1e-9 * np.trace(a[1]))
+    q = np.linalg.qr(rng.normal(size=(width, width)))[0]
+    turned = frechet_distance(q @ a[0], q @ a[1] @ q.T, q @ b[0], q @ b[1] @ q.T)
+    assert turned == pytest.approx(forward, rel=1e-7)
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 2**16), cuts=st.lists(st.integers(0, 60), max_size=4), offset=st.floats(-1e4, 1e4))
+def test_merging_shards_equals_one_pass(seed, cuts, offset):
+    rows = np.random.default_rng(seed).normal(size=(60, 5)) + offset
+    merged = Moments.empty(5)
+    for shard in np.split(rows, sorted(cuts)):
+        merged = merged.merge(Moments.of(shard))
+    whole = Moments.of(rows)
+    assert merged.n == whole.n
+    assert np.allclose(merged.mean, whole.mean, rtol=1e-9, atol=1e-9)
+    assert np.allclose(merged.covariance(), np.cov(rows.T), rtol=1e-9, atol=1e-9)
+
+
+def exact(mean, covariance):
+    """Moments of a population: so many rows that n - 1 = n."""
+    return Moments(10**12, mean, covariance * (10**12 - 1))
+
+
+def test_extrapolation_removes_the_bias_and_its_interval_covers(rng):
+    width, n, trials = 8, 128, 200
+    mean, covariance = gaussian(rng, width)
+    reference = exact(mean, covariance)
+    truth = frechet_distance(mean + 0.3, 1.3 * covariance, mean, covariance)
+    plain, found = [], []
+    for trial in range(trials):
+        rows = rng.multivariate_normal(mean + 0.3, 1.3 * covariance, size=n)
+        plain.append(frechet.distance(Moments.of(rows), reference))
+        found.append(extrapolated(rows, reference, seed=trial, draws=2))
+    error = np.std([f.value for f in found]) / np.sqrt(trials)
+    assert np.mean(plain) - truth > 10 * error
+    assert abs(np.mean([f.value for f in found]) - truth) < 0.2 * (np.mean(plain) - truth)
+    assert 0.92 <= np.mean([f.low <= truth <= f.high for f in found]) <= 0.98
+
+
+def test_truth_against_truth_is_zero_within_its_interval(rng):
+    found = [
+        extrapolated(rng.normal(size=(256, 8)), exact(np.zeros(8), np.eye(8)), seed=i) for i in range(40)
+    ]
+    assert np.mean([f.low <= 0 <= f.high for f in found]) >= 0.9
+
+
+def test_influence_is_the_derivative(rng):
+    rows = rng.normal(size=(40, 4))
+    reference = exact(*gaussian(rng, 4))
+    step = 1e-6
+
+    def weighted(weights):
+        mean = weights @ rows / weights.sum()
+        centred = rows - mean
+        covariance = (centred * weights[:, None]).T @ centred / weights.sum()
+        return frechet_distance(mean, covariance, reference.mean, reference.covariance())
+
+    weights = np.full(40, 1 / 40)
+    nudged = weights.copy()
+    nudged[3] += step
+    slope = (weighted(nudged) - weighted(weights)) / step
+    # `influence` divides by n - 1; the population derivative by n.
+    assert frechet.influence(rows, reference)[3] == pytest.approx(slope, rel=0.1, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: Moments.of([[1.0, np.nan]]), "NaN"),
+        (lambda: Moments.of([1.0, 2.0]), "n, width"),
+        (lambda: Moments.empty(3).merge(Moments.empty(4)), "width 3 and 4"),
+        (lambda: Moments.of([[1.0, 2.0]]).covariance(), "more than 1 rows"),
+        (lambda: frechet_distance([0.0], [[1.0]], [0.0, 0.0], np.eye(2)), "differ in width"),
+        (
+            lambda: extrapolated(np.zeros((40, 32)), exact(np.zeros(32), np.eye(32))),
+            "at least 46 clips, got 40",
+        ),
+        (lambda: extrapolated(np.zeros((64, 4)), exact(np.zeros(4), np.eye(4))), "singular"),
+    ],
+)
+def test_bad_input_is_named(call, says):
+    with pytest.raises(InputError, match=says):
+        call()

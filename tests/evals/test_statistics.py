@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evals import statistics
+from magic141.errors import InputError
+
+TRIALS = 400
+
+
+def covered(estimates, truth):
+    return np.mean([estimate.low <= truth <= estimate.high for estimate in estimates])
+
+
+def test_interval_of_a_mean_covers(rng):
+    draws = rng.gamma(4.0, 1.0, size=(TRIALS, 48))
+    share = covered([statistics.mean(row, resamples=600, seed=i) for i, row in enumerate(draws)], 4.0)
+    assert 0.92 <= share <= 0.98
+
+
+def test_interval_of_a_paired_difference_covers_and_is_narrower_than_apart(rng):
+    easy = rng.normal(0, 5, size=(TRIALS, 32))
+    a, b = easy + rng.normal(0.5, 1, easy.shape), easy + rng.normal(0, 1, easy.shape)
+    pairs = [statistics.paired_difference(x, y, seed=i) for i, (x, y) in enumerate(zip(a, b, strict=True))]
+    assert 0.92 <= covered(pairs, 0.5) <= 0.98
+    alone = statistics.mean(a[0])
+    assert pairs[0].high - pairs[0].low < 0.5 * (alone.high - alone.low)
+
+
+def test_interval_of_a_ratio_covers(rng):
+    bottom = rng.gamma(3.0, 1.0, size=(TRIALS, 64))
+    top = 0.8 * bottom * rng.gamma(20.0, 1 / 20, size=bottom.shape)
+    ratios = [
+        statistics.ratio_of_means(x, y, seed=i) for i, (x, y) in enumerate(zip(top, bottom, strict=True))
+    ]
+    assert 0.92 <= covered(ratios, 0.8) <= 0.98
+
+
+@pytest.mark.parametrize("truth", [0.5, 0.9])
+def test_interval_of_a_proportion_covers(rng, truth):
+    draws = rng.random((TRIALS, 64)) < truth
+    assert 0.92 <= covered([statistics.proportion(row) for row in draws], truth) <= 0.98
+
+
+def test_all_hits_do_not_prove_perfection():
+    found = statistics.proportion(np.ones(64, bool))
+    assert found.value == found.high == 1.0
+    assert 0.93 < found.low < 0.96
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=40), st.floats(-1e3, 1e3))
+def test_shifting_values_shifts_the_interval(values, shift):
+    a, b = statistics.mean(values, resamples=50), statistics.mean(np.add(values, shift), resamples=50)
+    assert np.allclose(np.subtract(b[:3], shift), a[:3], rtol=1e-9, atol=1e-6)
+    assert a.low <= a.value + 1e-9 * abs(a.value) + 1e-9 or len(set(values)) > 1
+
+
+def test_same_seed_same_interval(rng):
+    values = rng.normal(size=50)
+    assert statistics.mean(values, seed=3) == statistics.mean(values, seed=3)
+    assert statistics.mean(values, seed=3) != statistics.mean(values, seed=4)
+
+
+def test_one_value_has_no_interval():
+    found = statistics.mean([2.0])
+    assert found.value == 2.0
+    assert math.isnan(found.low)
+
+
+def test_ratio_to_nothing_is_nan():
+    assert math.isnan(statistics.ratio_of_means([1.0, 2.0], [0.0, 0.0]).value)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: statistics.mean([]), "at least 1 value"),
+        (lambda: statistics.mean([1.0, math.nan]), "1 of 2 values are not finite"),
+        (lambda: statistics.proportion([]), "at least 1 value"),
+        (lambda: statistics.paired_difference([1.0, 2.0], [1.0]), "equal shapes"),
+    ],
+)
+def test_bad_input_is_named(call, says):
+    with pytest.raises(InputError, match=says):
+        call()
