@@ -125,7 +125,7 @@ def encode_prompt(
     for prompt in batch:
         check_prompt(tokenizer, prompt, allow_empty)
     output = model.text_model(tokenize(tokenizer, batch).to(model.device))
-    return _unit(output.last_hidden_state), _unit(output.pooler_output)
+    return unit(output.last_hidden_state), unit(output.pooler_output)
 
 
 @torch.no_grad()
@@ -140,7 +140,7 @@ def encode_image(model: CLIPModel, images: Tensor) -> Tensor:
             f"images must have shape (B, 3, 64, 64), got {tuple(images.shape)}: resize them first"
         )
     pixels = images.to(model.device, model.dtype)
-    return _unit(model.vision_model(pixels).last_hidden_state[:, 1:])
+    return unit(model.vision_model(pixels).last_hidden_state[:, 1:])
 
 
 def prior(text_tokens: Tensor, image_tokens: Tensor | None = None) -> Tensor:
@@ -148,6 +148,6 @@ def prior(text_tokens: Tensor, image_tokens: Tensor | None = None) -> Tensor:
     return text_tokens if image_tokens is None else torch.cat([image_tokens, text_tokens], dim=1)
 
 
-def _unit(x: Tensor) -> Tensor:
+def unit(x: Tensor) -> Tensor:
     """Unit variance token by token, so that neither modality drowns the other in the transformer's input."""
     return F.layer_norm(x, x.shape[-1:])
