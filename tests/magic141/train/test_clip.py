@@ -65,6 +65,7 @@ def test_short_training_lowers_the_loss_and_leaves_loadable_weights(tmp_path, mo
         ("word", True, False),
         ("from_image", False, True),
         ("bag", False, True),
+        ("offset", True, True),
         ("pixels", False, True),
     ],
 )
@@ -74,6 +75,12 @@ def test_terms_train_the_tower_they_are_for(objective, batch, term, text, vision
     towers = objective.model.text_model, objective.model.vision_model
     reached = [any(p.grad is not None and p.grad.any() for p in tower.parameters()) for tower in towers]
     assert reached == [text, vision]
+
+
+def test_offset_is_what_all_vectors_share():
+    spread = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+    assert clip.offset(spread) == 0.0
+    assert clip.offset(spread + 3.0) == 9.0
 
 
 def test_same_generator_same_loss(objective, batch):
