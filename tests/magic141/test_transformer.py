@@ -33,12 +33,13 @@ TINY: dict[str, Any] = {
 }
 
 
-def tiny(seed: int = 0, **changes: Any) -> Magic141Transformer3DModel:
+def tiny(**changes: Any) -> Magic141Transformer3DModel:
     """A small model with weights everywhere, as after training."""
-    generator = torch.Generator().manual_seed(seed)
-    model = Magic141Transformer3DModel(**(TINY | changes))
-    for parameter in model.parameters():
-        parameter.data += torch.randn(parameter.shape, generator=generator) * 0.2
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Magic141Transformer3DModel(**(TINY | changes))
+        for parameter in model.parameters():
+            parameter.data += torch.randn(parameter.shape) * 0.2
     return model
 
 
@@ -190,7 +191,7 @@ def test_training_in_bfloat16_follows_float32(padded: bool) -> None:
         assert sample.dtype == dtype
         sample.float().square().mean().backward()
         grads.append(torch.cat([p.grad.float().flatten() for p in model.parameters()]))
-    assert torch.cosine_similarity(*grads, dim=0) > 0.99
+    assert torch.cosine_similarity(*grads, dim=0) > 0.999
     assert grads[1].norm() / grads[0].norm() == pytest.approx(1, abs=0.05)
 
 
