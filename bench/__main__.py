@@ -65,10 +65,14 @@ def ls(out: Out = RESULTS) -> None:
     """List the runs in DIR."""
     with typed_errors():
         from bench import tables
-        from bench.records import Manifest, Store, latest
+        from bench.records import Manifest, RecordError, Store, latest
 
-        folders = sorted(path.parent for path in out.glob("*/run.json"))
-        found = [(f, Manifest.read(f), list(latest(Store(f).records()).values())) for f in folders]
+        found = []
+        for folder in sorted(path.parent for path in out.glob("*/run.json")):
+            try:
+                found.append((folder, Manifest.read(folder), list(latest(Store(folder).records()).values())))
+            except RecordError as error:
+                errors.print(f"unreadable: {error}", markup=False, highlight=False, soft_wrap=True)
         console.print(tables.runs(found) if found else f"no runs in {out}")
 
 
@@ -106,7 +110,10 @@ def diff(first: RunName, second: RunName, out: Out = RESULTS) -> None:
 
         folders = locate(first, out), locate(second, out)
         records = [latest(Store(folder).records()) for folder in folders]
-        found = list(compare(records[0], records[1], folders))
+        labels = {
+            cell: tables.label(record, list(records[0].values())) for cell, record in records[0].items()
+        }
+        found = list(compare(records[0], records[1], folders, labels))
         if not found:
             raise RunError(
                 f"{first} and {second} have no cell in common: a cell is a system, its knobs, weights, prompts, "

@@ -18,7 +18,7 @@ class Difference:
     """One line of a comparison, as text. `verdict` is empty where nothing can be said."""
 
     cell: str
-    system: str
+    label: str
     what: str
     first: str
     second: str
@@ -28,22 +28,28 @@ class Difference:
 
 
 def compare(
-    first: Mapping[str, Record], second: Mapping[str, Record], folders: tuple[Path, Path]
+    first: Mapping[str, Record],
+    second: Mapping[str, Record],
+    folders: tuple[Path, Path],
+    labels: Mapping[str, str],
 ) -> Iterator[Difference]:
-    """Second minus first, for every cell that both have. Raises RecordError for samples that were tampered with."""
+    """Second minus first, for every cell that both have; `labels` names the cells.
+
+    Raises RecordError for samples that are not the recorded ones.
+    """
     for cell, a in first.items():
         b = second.get(cell)
         if b is None:
             continue
         if a.outcome != "ok" or b.outcome != "ok":
             same = "" if a.outcome == b.outcome else "differs"
-            yield Difference(cell, a.system, "outcome", a.outcome, b.outcome, verdict=same)
+            yield Difference(cell, labels[cell], "outcome", a.outcome, b.outcome, verdict=same)
             continue
-        yield _latency(a, b)
+        yield _latency(a, b, labels[cell])
         pairs = paired_samples(a, b, folders)
         for name in a.scores:
             if name in b.scores:
-                yield _score(a, b, name, pairs.get(name))
+                yield _score(a, b, name, labels[cell], pairs.get(name))
 
 
 def paired_samples(a: Record, b: Record, folders: tuple[Path, Path]) -> dict[str, np.ndarray]:
@@ -69,9 +75,9 @@ def bootstrap_mean(differences: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _score(a: Record, b: Record, name: str, differences: np.ndarray | None) -> Difference:
+def _score(a: Record, b: Record, name: str, label: str, differences: np.ndarray | None) -> Difference:
     one, two = a.scores[name], b.scores[name]
-    line = (a.cell, a.system, name, _value(one), _value(two))
+    line = (a.cell, label, name, _value(one), _value(two))
     if one.protocol != two.protocol:
         return Difference(*line, verdict="refused: protocols differ")
     if one.value is None or two.value is None:
@@ -91,13 +97,13 @@ def _verdict(low: float, high: float, score: Score) -> str:
     return "better" if (low > 0) == (score.better == "higher") else "worse"
 
 
-def _latency(a: Record, b: Record) -> Difference:
+def _latency(a: Record, b: Record, label: str) -> Difference:
     """Ratio of medians. Each side is one process, so this is a hint: `gate` is what decides."""
     one, two = a.stages[END_TO_END], b.stages[END_TO_END]
     what = f"{END_TO_END} (s)"
     note = "one process each" if a.fingerprint == b.fingerprint else "environments differ"
     ratio = f"× {two.median / one.median:.3f}"
-    return Difference(a.cell, a.system, what, _median(one), _median(two), ratio, f"{one.n}, {two.n}", note)
+    return Difference(a.cell, label, what, _median(one), _median(two), ratio, f"{one.n}, {two.n}", note)
 
 
 def _median(timing: Timing) -> str:

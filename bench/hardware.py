@@ -11,6 +11,7 @@ import runpy
 import subprocess
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
@@ -19,7 +20,7 @@ from bench.records import Environment
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONED = ("torch", "diffusers", "transformers", "numpy", "scipy", "torchmetrics", "av")
 """Distributions whose version can change a number."""
-_NOT_IN_A_NUMBER = ("magic141/train/", "magic141/weights/", "evals/__main__.py")
+_NOT_IN_A_NUMBER = ("magic141/train/", "magic141/weights/", "magic141/__main__.py", "evals/__main__.py")
 """Weights are a part of the question, and training of neither question nor answer."""
 _BENCH_FILES = ("baselines", "measure.py", "scorers.py", "suite.py", "systems.py", "worker.py")
 
@@ -45,7 +46,7 @@ def environment(threads: int | None = None) -> Environment:
     )
 
 
-def auto_precision() -> str:
+def auto_precision() -> Literal["bf16", "fp32"]:
     """`bf16` where a CUDA device or the CPU's AMX units multiply it natively, else `fp32`.
 
     Without such units bf16 on a CPU is emulated, and slower than fp32.

@@ -78,7 +78,7 @@ class Isolation:
             paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
             os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
 
-    def preload(self, limit: float = 300) -> float:
+    def preload(self, limit: float = 900) -> float:
         """Seconds that the imports take; afterwards (on POSIX) a child costs a fork."""
         start = time.perf_counter()
         with _scratch() as log:

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from bench import hardware, systems
+from bench import systems
 from bench.errors import SuiteError, nearest
 from bench.records import Knob, Prompts, digest
 from bench.scorers import Scorer
@@ -147,7 +147,7 @@ class Suite(Strict):
     quality_batch: int = Field(16, ge=1, description="clips generated at once in the quality pass")
     warmup: int = Field(1, ge=0, description="generations thrown away before timing")
     repeats: int = Field(5, ge=1, description="timed generations of `batch_size` clips")
-    clips: int = Field(16, ge=1, description="clips of the first prompts to store; the worst is stored too")
+    clips: int = Field(12, ge=1, description="clips of the first prompts to store; the worst is stored too")
     time_limit: float = Field(300, gt=0, description="seconds a cell, all passes")
     threads: int | None = Field(None, ge=1, description="CPU threads; by default all cores of the process")
 
@@ -217,7 +217,7 @@ class Cell(Strict):
     def make(
         cls, name: str, spec: SystemSpec, point: dict[str, Knob], prompts: Prompts, suite: Suite
     ) -> Self:
-        system = systems.make(spec.adapter, {**point, **resolved_precision(spec.adapter, point)})
+        system = systems.make(spec.adapter, point)
         knobs = systems.knobs_of(system)
         batch_size = knobs.get("batch_size", 1)
         if not isinstance(batch_size, int) or batch_size < 1:
@@ -254,13 +254,6 @@ class Cell(Strict):
             seeds=suite.seeds,
             predicted_seconds=system.seconds_per_clip() * (clips + timed),
         )
-
-
-def resolved_precision(adapter: str, point: dict[str, Knob]) -> dict[str, Knob]:
-    """`precision: auto` is the dtype it means on this machine, where the adapter has that knob at all."""
-    cls = systems.find(adapter)
-    default = getattr(cls, "precision", None)
-    return {"precision": hardware.auto_precision()} if point.get("precision", default) == "auto" else {}
 
 
 def read(path: Path) -> Suite:

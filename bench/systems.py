@@ -1,7 +1,8 @@
 """What a system under test must offer. Ours and third parties' come through this one door.
 
 A system is a dataclass whose fields are its knobs: a suite's knobs are checked against their names and types,
-and their defaults become part of the question. A complete one:
+and their defaults become part of the question. A knob such as `auto` is resolved in `__post_init__`, so that
+records say what it meant. A complete one:
 
     @dataclass
     class Adapter:

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console, Group
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
+from rich.text import Text
 
 from bench.compare import Difference
 from bench.records import END_TO_END, NOT_MEASURABLE, Budget, Bytes, Manifest, Record, Score
@@ -67,7 +68,7 @@ def rows(records: Sequence[Record]) -> Group:
         )
     metrics = list(dict.fromkeys(name for record in records for name in record.scores))
     scored = [record for record in records if record.scores]
-    parts = [cost]
+    parts: list[Table] = [cost]
     for start in range(0, len(metrics), METRICS_A_TABLE):
         shown = metrics[start : start + METRICS_A_TABLE]
         table = Table("asks", *shown)
@@ -75,7 +76,9 @@ def rows(records: Sequence[Record]) -> Group:
             cells = (number(record.scores[name]) if name in record.scores else "" for name in shown)
             table.add_row(labels[record.cell], *cells)
         parts.append(table)
-    return Group(*parts)
+    failed = [record for record in records if record.outcome != "ok"]
+    reasons = (f"{r.cell[:SHOWN_ID]} {r.outcome} at {r.stage_reached}: {r.message}" for r in failed)
+    return Group(*parts, *(Text(reason) for reason in reasons))
 
 
 def label(record: Record, records: Sequence[Record]) -> str:
@@ -115,7 +118,7 @@ def differences(found: Sequence[Difference]) -> Table:
     )
     for one in found:
         table.add_row(
-            one.cell[:SHOWN_ID], one.system, one.what, one.first, one.second, one.interval, one.n, one.verdict
+            one.cell[:SHOWN_ID], one.label, one.what, one.first, one.second, one.interval, one.n, one.verdict
         )
     return table
 

@@ -8,12 +8,13 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from bench import hardware
 from bench.errors import UnsupportedError
 from bench.systems import Output, Request, Stages, to_uint8
 from magic141 import arguments, weights
 
-STEP_SECONDS = 0.004
-"""What a plan takes one pass of one clip through the transformer to cost, batched, on two cores with bf16."""
+STEP_SECONDS = {"bf16": 0.004, "fp32": 0.012}
+"""What a plan takes one pass of one clip through the transformer to cost, batched, on two cores."""
 CLIP_SECONDS = 0.03
 """The same for what a clip costs besides: conditions, VAE, its file, its scores."""
 
@@ -24,7 +25,7 @@ class Lab:
 
     `task`: "text to video" runs both halves, each with `num_inference_steps` steps; "image to video" starts from
     the true first frame of the prompt's scene, and so needs prompts of the lab world. `precision` is the
-    transformer's and the text encoder's; the VAE stays in fp32, where a step of bf16 is a grey level. The steps'
+    transformer's and the text encoder's, and `auto` what the machine is good for; the VAE stays in fp32, where a step of bf16 is a grey level. The steps'
     arithmetic is fp32 always.
     """
 
@@ -42,6 +43,8 @@ class Lab:
     fps: ClassVar[int] = 16
 
     def __post_init__(self) -> None:
+        if self.precision == "auto":
+            self.precision = hardware.auto_precision()
         arguments.check_num_inference_steps(self.num_inference_steps)
         arguments.check_guidance_scale(self.guidance_scale)
         if self.image_guidance_scale is not None:
@@ -54,7 +57,9 @@ class Lab:
 
     def seconds_per_clip(self) -> float:
         passes = self.num_inference_steps * (2 if self.guidance_scale != 1 else 1)
-        return CLIP_SECONDS + STEP_SECONDS * passes * (1.2 if self.task == "text to video" else 1.0)
+        return CLIP_SECONDS + STEP_SECONDS[self.precision] * passes * (
+            1.2 if self.task == "text to video" else 1.0
+        )
 
     def load(self) -> None:
         import torch

@@ -22,7 +22,7 @@ def cell(make: Make, run: Path, values: list[float | None], protocol: str = "p",
 def verdict(make: Make, tmp_path: Path, a: list[float | None], b: list[float | None], **second: Any) -> Any:
     folders = tmp_path / "a", tmp_path / "b"
     records = cell(make, folders[0], a), cell(make, folders[1], b, **second)
-    found = list(compare({"c0": records[0]}, {"c0": records[1]}, folders))
+    found = list(compare({"c0": records[0]}, {"c0": records[1]}, folders, {"c0": "x"}))
     return next(one for one in found if one.what == "m")
 
 
@@ -47,12 +47,12 @@ def test_protocols_must_agree(make: Make, tmp_path: Path) -> None:
 
 def test_outcomes_are_compared_first(make: Make, tmp_path: Path) -> None:
     good, bad = cell(make, tmp_path, [1.0]), make(outcome="oom", message="m")
-    (found,) = compare({"c0": good}, {"c0": bad}, (tmp_path, tmp_path))
+    (found,) = compare({"c0": good}, {"c0": bad}, (tmp_path, tmp_path), {"c0": "x"})
     assert (found.what, found.first, found.second, found.verdict) == ("outcome", "ok", "oom", "differs")
 
 
 def test_cells_pair_by_id_alone(make: Make, tmp_path: Path) -> None:
-    assert list(compare({"c0": make("c0")}, {"c1": make("c1")}, (tmp_path, tmp_path))) == []
+    assert list(compare({"c0": make("c0")}, {"c1": make("c1")}, (tmp_path, tmp_path), {"c0": "x"})) == []
 
 
 def test_the_paired_interval_covers() -> None:

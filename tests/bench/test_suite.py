@@ -6,14 +6,15 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import hardware
+from bench import hardware, systems
 from bench.baselines.fake import Fake
 from bench.errors import SuiteError
-from bench.suite import SEED_STRIDE, Suite, parse, read, resolved_precision
+from bench.suite import SEED_STRIDE, Suite, parse, read
 from bench.systems import knob_names
 
 SUITES = Path(__file__).parents[2] / "bench" / "suites"
 FAKE = "bench.baselines.fake:Fake"
+LAB = "bench.baselines.lab:Lab"
 
 
 def plain(**changes: Any) -> dict[str, Any]:
@@ -197,17 +198,15 @@ def test_prompts_from_a_file(tmp_path: Path) -> None:
 
 
 def test_auto_precision_is_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
-    lab = "bench.baselines.lab:Lab"
     for flags, dtype in (({"amx_bf16"}, "bf16"), ({"avx512_bf16"}, "fp32")):
         monkeypatch.setattr(hardware, "gpu_name", lambda: None)
         monkeypatch.setattr(hardware, "_cpu_flags", lambda flags=flags: flags)
-        assert resolved_precision(lab, {}) == {"precision": dtype}
-        assert resolved_precision(lab, {"precision": "fp32"}) == {}
+        assert systems.knobs_of(systems.make(LAB, {}))["precision"] == dtype
+        assert systems.knobs_of(systems.make(LAB, {"precision": "fp32"}))["precision"] == "fp32"
     for capability, dtype in ((9, "bf16"), (7, "fp32")):
         monkeypatch.setattr(hardware, "gpu_name", lambda: "a card")
         monkeypatch.setattr(hardware, "_gpu_capability", lambda capability=capability: capability)
-        assert resolved_precision(lab, {}) == {"precision": dtype}
-    assert resolved_precision(FAKE, {}) == {}
+        assert systems.knobs_of(systems.make(LAB, {}))["precision"] == dtype
 
 
 @pytest.mark.parametrize("path", sorted(SUITES.glob("*.yaml")), ids=lambda path: path.stem)
