@@ -24,9 +24,9 @@ class Lab:
     """`Magic141Pipeline` with knobs as its arguments.
 
     `task`: "text to video" runs both halves, each with `num_inference_steps` steps; "image to video" starts from
-    the true first frame of the prompt's scene, and so needs prompts of the lab world. `precision` is the
-    transformer's and the text encoder's, and `auto` what the machine is good for; the VAE stays in fp32, where a step of bf16 is a grey level. The steps'
-    arithmetic is fp32 always.
+    the true first frame of the prompt's scene, and so needs prompts of the lab world. `precision` is that of
+    transformer and text encoder, and `auto` what the machine is good for; the VAE stays in fp32, because a bf16
+    pixel is wrong by up to a grey level. The steps' arithmetic is fp32 always.
     """
 
     model: str = "lab"
@@ -66,9 +66,9 @@ class Lab:
 
         from magic141.pipeline import Magic141Pipeline
 
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        pipeline = Magic141Pipeline.from_pretrained(self.model).to(self._device)
+        pipeline = Magic141Pipeline.from_pretrained(self.model).to(device)
         pipeline.transformer.to(dtype)
         pipeline.text_encoder.to(dtype)
         pipeline.set_progress_bar_config(disable=True)
