@@ -117,7 +117,7 @@ def protocol(metric: str, *, n: int, num_frames: int = CLIP_FRAMES) -> str:
             facts |= {"covariance": "1/(N-1)", "n": n}
             facts["estimator"] = "1/N fit on sub-samples N/2 to N without replacement, truth floor subtracted"
         else:
-            facts |= {"kernel": "(x.y/width+1)^3", "estimator": "unbiased, disjoint blocks"}
+            facts |= {"kernel": "(x.y/width+1)^3", "estimator": "unbiased"}
     elif metric.startswith("accuracy-"):
         facts |= {"frames": judged, "judge": _identity(WEIGHTS)}
         if metric == "accuracy-mean":

@@ -43,7 +43,7 @@ def _state(scene: Scene, start: int) -> tuple[np.ndarray, np.ndarray]:
     """Track (8, 2) and the rest of the state (15,) of a window that begins at `start`; NaN where undefined."""
     truth = scene.truth(JUDGED_FRAMES + 1, start)
     track = truth.positions[_CENTRES, 0] / (FRAME_SIZE / 2) - 1
-    alone = ~truth.visible[:, 1:].any(axis=1)
+    alone = np.logical_not(truth.visible[:, 1:]).all(axis=1)
     track = np.where(alone[_CENTRES, None], track, np.nan)
 
     def where(names: tuple[str, ...], value: str, numbers: Sequence[float]) -> list[float]:

@@ -32,7 +32,7 @@ class JudgeTraining:
 
     samples: int = 64_000
     batch_size: int = 32
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 0.02
     warmup_steps: int = 200
     decay: float = 0.35
@@ -164,7 +164,8 @@ def train(
             if time.monotonic() - saved_at > 120:
                 save(step + 1)
                 saved_at = time.monotonic()
-            if budget_minutes is not None and time.monotonic() - began > budget_minutes * 60:
+            over = budget_minutes is not None and time.monotonic() - began > budget_minutes * 60
+            if over and step + 1 < steps:
                 save(step + 1)
                 return False
     save(steps)

@@ -42,6 +42,13 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequent
     )
 
 
+def _window(maps: Tensor, centre: Tensor) -> Tensor:
+    """Cut 12 x 12 samples, 2.4 px apart, of maps (G, C, h, w) around centres (G, 2) in [-1, 1]: (G, C, 12, 12)."""
+    reach = torch.linspace(-0.4125, 0.4125, 12, device=maps.device)
+    grid = torch.stack(torch.meshgrid(reach, reach, indexing="xy"), dim=-1) + centre[:, None, None]
+    return F.grid_sample(maps.float(), grid.float(), align_corners=False).to(maps.dtype)
+
+
 @dataclass(frozen=True)
 class Outputs:
     """Raw outputs for a batch of B clips.
@@ -56,7 +63,12 @@ class Outputs:
 
 
 class WorldJudge(nn.Module):
-    """See the module's docstring. Pixels are floats in [-1, 1], channels last as frames come."""
+    """See the module's docstring. Pixels are floats in [-1, 1], channels last as frames come.
+
+    Each group passes a convolutional trunk. Heat maps over it give places; at the first place, the subject, a glimpse
+    looks again at fine features, so that a shape need not survive the pooling of a whole busy picture. What groups
+    saw, and how fast the subject moves between them, is mixed over time and pooled by attention.
+    """
 
     def __init__(self, width: int = 160) -> None:
         super().__init__()
@@ -64,9 +76,13 @@ class WorldJudge(nn.Module):
         self.low, self.low_residual = _conv(32, 64, 3, 2), _conv(64, 64, 3)
         self.high, self.high_residual = _conv(64, 128, 3, 2), _conv(128, 128, 3)
         self.map_low, self.map_high = nn.Conv2d(64, MAPS, 1), nn.Conv2d(128, MAPS, 1)
-        self.embed = nn.Linear(2 * 128 + 2 * MAPS, width)
+        self.glimpse = nn.Sequential(
+            _conv(32, 64, 3, 2), _conv(64, 64, 3, 2), nn.Flatten(), nn.Linear(576, 96)
+        )
+        self.embed = nn.Linear(2 * 128 + 2 * 64 + 2 * MAPS + 96, width)
+        self.velocity = nn.Linear(4, width)
         self.when = nn.Parameter(torch.zeros(GROUPS, width))
-        self.mix = nn.ModuleList(nn.Conv1d(width, width, 3, padding=1) for _ in range(3))
+        self.mix = nn.ModuleList(nn.Conv1d(width, width, 3, padding=1) for _ in range(2))
         self.queries = nn.Linear(width, 4)
         pooled = 4 * width
         self.heads = nn.ModuleDict({name: nn.Linear(pooled, len(v)) for name, v in ATTRIBUTES.items()})
@@ -76,7 +92,8 @@ class WorldJudge(nn.Module):
 
     def _groups(self, groups: Tensor) -> tuple[Tensor, Tensor]:
         """(G, 64, 64, 15) -> embedding (G, width) and centres of mass (G, MAPS, 2) in [-1, 1]."""
-        low = self.low(self.stem(groups.permute(0, 3, 1, 2)))
+        stem = self.stem(groups.permute(0, 3, 1, 2))
+        low = self.low(stem)
         low = low + self.low_residual(low)
         high = self.high(low)
         high = high + self.high_residual(high)
@@ -84,21 +101,30 @@ class WorldJudge(nn.Module):
         weights = maps.float().flatten(2).softmax(-1).unflatten(-1, maps.shape[-2:])
         cells = (torch.arange(maps.shape[-1], device=maps.device) + 0.5) * (2 / maps.shape[-1]) - 1
         centres = torch.stack([(weights.sum(2) * cells).sum(-1), (weights.sum(3) * cells).sum(-1)], dim=-1)
-        pooled = torch.cat([high.mean((2, 3)), high.amax((2, 3)), centres.flatten(1).to(high.dtype)], dim=1)
-        return F.relu(self.embed(pooled)), centres
+        parts = [
+            high.mean((2, 3)),
+            high.amax((2, 3)),
+            low.mean((2, 3)),
+            low.float().std((2, 3)).to(low.dtype),
+            centres.flatten(1).to(low.dtype),
+            self.glimpse(_window(stem, centres[:, 0].detach())),
+        ]
+        return F.relu(self.embed(torch.cat(parts, dim=1))), centres
 
     def forward(self, video: Tensor) -> Outputs:
         """Judge (B, 32, 64, 64, 3), frames 1 … 32 of each clip."""
         b = len(video)
         groups = torch.cat([video, video[:, -1:]], dim=1).unfold(1, GROUP + 1, GROUP)  # (B, 8, 64, 64, 3, 5)
         embedding, centres = self._groups(groups.flatten(4).flatten(0, 1))
-        x = embedding.view(b, GROUPS, -1) + self.when
+        track = centres.view(b, GROUPS, MAPS, 2)[:, :, 0]
+        steps = track.diff(dim=1).detach() * (FRAME_SIZE / 2 / GROUP)  # px/frame
+        arrived, left = F.pad(steps, (0, 0, 1, 0)), F.pad(steps, (0, 0, 0, 1))
+        x = embedding.view(b, GROUPS, -1) + self.when + self.velocity(torch.cat([arrived, left], dim=-1))
         for mix in self.mix:
             x = x + F.relu(mix(x.transpose(1, 2))).transpose(1, 2)
         weights = self.queries(x).softmax(dim=1)
         pooled = (weights.transpose(1, 2) @ x).flatten(1)
         logits = {name: head(pooled).float() for name, head in self.heads.items()}
-        track = centres.view(b, GROUPS, MAPS, 2)[:, :, 0]
         features = self.feature(torch.cat([pooled, track.flatten(1).to(pooled.dtype)], dim=1)).float()
         return Outputs(logits, (track + 1) * (FRAME_SIZE / 2), self.feature_norm(features))
 

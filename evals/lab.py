@@ -78,11 +78,12 @@ class LabScorer:
         verdict = judge(frames, model=self.model)
         attributes = ATTRIBUTES if self._num_frames > 1 else IMAGE_ATTRIBUTES
         labels = [scene.labels() for scene in scenes]
+        accuracies: dict[str, NDArray[np.float64]] = {}
         for name in attributes:
             truth = np.array([label[name] for label in labels])
-            columns[f"accuracy-{name}"] = np.where(truth >= 0, verdict.classes[name] == truth, np.nan)
-        accuracies = np.stack([columns[f"accuracy-{name}"] for name in attributes])
-        columns["accuracy-mean"] = np.nanmean(accuracies, axis=0)
+            accuracies[f"accuracy-{name}"] = np.where(truth >= 0, verdict.classes[name] == truth, np.nan)
+        columns["accuracy-mean"] = np.nanmean(list(accuracies.values()), axis=0)
+        columns |= accuracies
         if self._num_frames > 1:
             self._features.append(verdict.features)
             columns |= self._motion(frames, scenes, verdict.track)
@@ -152,7 +153,7 @@ class LabScorer:
             note = f"only {raw.n} clips for {WIDTH} features: wide" if raw.n < _SMALL_SAMPLE * WIDTH else ""
             return Estimate(raw.value - floor, raw.low - floor, raw.high - floor, raw.n), floor, note
         if name == "kvd-world":
-            return kernel.kernel_distance(features, load_truth().features, seed=self.seed), None, ""
+            return kernel.kernel_distance(features, load_truth().features), None, ""
         if name in ("motion-ratio", "flow-ratio"):
             measured = {"motion-ratio": "displacement", "flow-ratio": "flow"}[name]
             true = f"true-{measured}"

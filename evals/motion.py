@@ -54,7 +54,7 @@ def flow_magnitude(frames: Iterable[NDArray[np.uint8]]) -> float:
     Raises:
         InputError: fewer than 2 frames.
     """
-    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     previous, lengths = None, []
     for frame in frames:
         grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)

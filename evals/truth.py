@@ -81,10 +81,11 @@ def make_truth(
     clips: int, *, floor_clips: int = 8192, output: Path = STATISTICS, seed: int = 0
 ) -> TruthStatistics:
     """Extract features of `clips` fresh truth clips, and the floor from `floor_clips` further ones; write `output`."""
-    moments, kept = Moments.empty(WIDTH), []
+    moments = Moments.empty(WIDTH)
+    kept: list[NDArray[np.float32]] = []
     for features in truth_features(FIRST, clips, "reference"):
         moments = moments.update(features)
-        if sum(map(len, kept)) < KERNEL_SAMPLES:
+        if sum(len(part) for part in kept) < KERNEL_SAMPLES:
             kept.append(features)
     fresh = np.concatenate(list(truth_features(FIRST + clips, floor_clips, "floor")))
     rng = np.random.default_rng(seed)
