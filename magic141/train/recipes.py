@@ -25,7 +25,7 @@ from magic141.train.latents import CLIPS, IMAGES, LONG, encode_set
 from magic141.train.loop import Progressed, Settings
 from magic141.transformer import Magic141Transformer3DModel
 
-IMAGE_COUNT, CLIP_COUNT, LONG_COUNT = 100_000, 30_000, 8_000
+IMAGE_COUNT, CLIP_COUNT, LONG_COUNT = 40_000, 20_000, 3_000
 
 
 def train_vae(out: Path, budget: float, samples: int, seed: int) -> Progressed:
@@ -39,7 +39,15 @@ def train_vae(out: Path, budget: float, samples: int, seed: int) -> Progressed:
 
 def train_clip(out: Path, budget: float, samples: int, seed: int) -> Progressed:
     settings = Settings(
-        out=out, samples=samples, budget_minutes=budget, seed=seed, batch_size=128, lr=1e-3, muon_lr=5e-3
+        out=out,
+        samples=samples,
+        budget_minutes=budget,
+        seed=seed,
+        batch_size=128,
+        lr=1e-3,
+        muon_lr=5e-3,
+        warmup_steps=50,
+        ema=0.99,
     )
     return clip_stage.train(settings)[1]
 
@@ -48,7 +56,7 @@ def train_t2i(out: Path, budget: float, samples: int, seed: int) -> Progressed:
     vae, text = _vae(out), _clip(out)
     images = encode_set(out / "latents", IMAGES, IMAGE_COUNT, vae, text)
     settings = Settings(
-        out=out, samples=samples, budget_minutes=budget, seed=seed, batch_size=192, lr=1e-3, muon_lr=2e-3
+        out=out, samples=samples, budget_minutes=budget, seed=seed, batch_size=64, lr=1e-3, muon_lr=1.5e-3
     )
     model, seen = t2i_stage.train(settings, Sampler(text, make_tokenizer()), images)
     torch.save(model.state_dict(), out / "t2i" / "denoiser.pt")
@@ -69,7 +77,7 @@ def train_i2v(out: Path, budget: float, samples: int, seed: int) -> Progressed:
         shipped = weights.resolve(LAB.name) / "transformer"
         initial.transformer = Magic141Transformer3DModel.from_pretrained(shipped)
     settings = Settings(
-        out=out, samples=samples, budget_minutes=budget, seed=seed, batch_size=48, lr=1e-3, muon_lr=2e-3
+        out=out, samples=samples, budget_minutes=budget, seed=seed, batch_size=32, lr=1e-3, muon_lr=2e-3
     )
     model, seen = i2v_stage.train(settings, Sampler(text, make_tokenizer()), images, clips, long, initial)
     torch.save(model.state_dict(), out / "i2v" / "denoiser.pt")

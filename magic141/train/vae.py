@@ -13,9 +13,9 @@ from magic141.data.render import masks, render
 from magic141.data.world import World
 from magic141.train.loop import Progressed, Settings, fit
 
-OBJECT_WEIGHT = 4.0
+OBJECT_WEIGHT = 12.0
 """Extra weight of pixels in the dilated object mask: objects are 5 % of the picture and most of its meaning."""
-LATENT_NOISE = 0.15
+LATENT_NOISE = 0.1
 """Standard deviation of noise on the whitened latents: a smooth space is easier to denoise in."""
 
 

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+import torch
+
+from magic141.autoencoder import AutoencoderMagic141
+from magic141.conditioning import make_text_image_model
+from magic141.data.render import masks
+from magic141.train.latents import CLIPS, LONG, WORLD, SetSpec, coverage, encode_set
+
+
+@pytest.fixture(scope="module")
+def encoders():
+    torch.manual_seed(0)
+    vae = AutoencoderMagic141(width=32, fine_width=16).to(memory_format=torch.channels_last)
+    return vae.eval(), make_text_image_model().bfloat16().eval()
+
+
+def test_an_interrupted_encoding_goes_on_where_it_stopped(tmp_path, encoders):
+    whole = encode_set(tmp_path / "whole", SetSpec("clips", 2, 0), 6, *encoders, batch=2)
+
+    class Interrupted(Exception):
+        pass
+
+    class Fragile(AutoencoderMagic141):
+        calls = 0
+
+        def encode(self, video, start=True):
+            self.calls += 1
+            if self.calls == 3:
+                raise Interrupted
+            return super().encode(video, start)
+
+    vae, clip = encoders
+    fragile = Fragile(**{key: vae.config[key] for key in ("width", "fine_width")}).eval()
+    fragile.load_state_dict(vae.state_dict())
+    with pytest.raises(Interrupted):
+        encode_set(tmp_path / "cut", SetSpec("clips", 2, 0), 6, fragile, clip, batch=2)
+    again = encode_set(tmp_path / "cut", SetSpec("clips", 2, 0), 6, fragile, clip, batch=2)
+    assert fragile.calls == 4  # the two finished batches are not encoded again
+    np.testing.assert_allclose(again.latents, whole.latents, atol=0.02)
+    np.testing.assert_array_equal(again.cover, whole.cover)
+
+
+def test_coverage_keeps_the_area_of_objects():
+    scenes = [WORLD.scene("train", row) for row in range(3)]
+    mask = masks(scenes, 9)
+    share = coverage(mask)
+    assert share.shape == (3, 3, 4, 4)
+    areas = mask.float().mean((2, 3))
+    expected = torch.stack([areas[:, 0], areas[:, 1:5].mean(1), areas[:, 5:9].mean(1)], dim=1)
+    torch.testing.assert_close(share.mean((2, 3)), expected)
+
+
+def test_sets_have_the_lengths_that_training_needs():
+    assert CLIPS.frames == 33
+    assert LONG.frames >= 97
