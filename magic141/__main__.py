@@ -88,6 +88,7 @@ def generate(
     video.check_writable(output)
     picture = None if image is None else video.read_image(image)
     folder = weights_folder.resolve(model)
+    arguments.check_prompt(weights_folder.tokenizer(folder), prompt)
 
     clock = stages.StageClock()
     with notices.status("loading"), clock("load"):

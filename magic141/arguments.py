@@ -3,12 +3,36 @@
 Every function raises InputError naming the value, the limit and the remedy, and returns nothing.
 """
 
+import difflib
 import math
+
+from tokenizers import Tokenizer
 
 from magic141.errors import InputError
 
 FRAME_GROUP = 4
 """Frames in a latent frame; the first frame of a clip has a latent frame to itself."""
+MAX_WORDS = 38
+"""Of a prompt: with the markers of beginning and end, the 40 tokens that the lab's text encoder reads."""
+
+
+def check_prompt(tokenizer: Tokenizer, prompt: str, allow_empty: bool = False) -> None:
+    """`prompt` has words, at most `MAX_WORDS`, and all of them in the vocabulary of the word-level `tokenizer`."""
+    words = tokenizer.normalizer.normalize_str(prompt).split()
+    if not words and not allow_empty:
+        raise InputError(f"prompt {prompt!r} has no words: describe the scene, such as 'a small red ring'")
+    if len(words) > MAX_WORDS:
+        raise InputError(f"prompt has {len(words)} words, the limit is {MAX_WORDS}: shorten it: {prompt!r}")
+    known = sorted(word for word in tokenizer.get_vocab() if not word.startswith("<"))
+    if unknown := [word for word in dict.fromkeys(words) if word not in known]:
+        hints = []
+        for word in unknown:
+            near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+            hints.append(f"{word!r} (nearest known: {', '.join(near) if near else 'none'})")
+        raise InputError(
+            f"prompt has words outside the {len(known)} of the lab vocabulary: {'; '.join(hints)}. "
+            "All known words are in magic141.data.world.VOCABULARY"
+        )
 
 
 def check_num_frames(num_frames: int) -> None:

@@ -25,7 +25,7 @@ from transformers import CLIPModel, PreTrainedTokenizerFast
 
 from magic141 import arguments, stages, weights
 from magic141.autoencoder import AutoencoderMagic141
-from magic141.conditioning import as_batch, check_prompt, encode_image, encode_prompt, prior
+from magic141.conditioning import as_batch, encode_image, encode_prompt, prior
 from magic141.errors import InputError
 from magic141.images import ImageInput, as_pixels
 from magic141.scheduler import FlowMatchScheduler
@@ -215,13 +215,13 @@ class Magic141Pipeline(DiffusionPipeline):
         if not prompts:
             raise InputError("prompt is an empty list: give at least one")
         for text in prompts:
-            check_prompt(self.tokenizer, text)
+            arguments.check_prompt(self.tokenizer.backend_tokenizer, text)
         if len(negative_prompts) not in (1, len(prompts)):
             raise InputError(
                 f"{len(negative_prompts)} negative prompts for {len(prompts)} prompts: give one or as many"
             )
         for text in negative_prompts:
-            check_prompt(self.tokenizer, text, allow_empty=True)
+            arguments.check_prompt(self.tokenizer.backend_tokenizer, text, allow_empty=True)
         arguments.check_num_frames(num_frames)
         arguments.check_size(height, width, SPATIAL_COMPRESSION * self.transformer.config.patch_size)
         if isinstance(generator, list) and len(generator) != len(prompts):

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from tokenizers import Tokenizer
+
 from magic141.errors import InputError, WeightsCorrupt, WeightsMissing
 
 PRESETS = ("lab",)
@@ -97,6 +99,17 @@ def read_sums(folder: Path) -> dict[str, str]:
     if INDEX not in sums:
         raise WeightsCorrupt(f"{path} does not list {INDEX}: {_remedy(folder)}")
     return sums
+
+
+def tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer in `folder`, without PyTorch. Raises WeightsMissing, WeightsCorrupt."""
+    path = folder / "tokenizer" / "tokenizer.json"
+    if not path.is_file():
+        raise WeightsMissing(f"{path} does not exist: {_remedy(folder)}")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # what the library raises for a broken file is a bare Exception
+        raise WeightsCorrupt(f"{path} is no tokenizer ({error}): {_remedy(folder)}") from error
 
 
 def file_sha256(path: Path) -> str:

@@ -22,7 +22,7 @@ import typer.main
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 FROZEN = Path(__file__).parent / "command_lines"
 DOORS = ["magic141", "magic141.train", "bench", "evals", "reports"]
 HEAVY = ("torch", "torchvision", "diffusers", "transformers")
@@ -59,8 +59,10 @@ def describe(door: str) -> str:
 
 
 def plain(default: object) -> object:
-    """A default without what differs between systems."""
-    return default.as_posix() if isinstance(default, Path) else getattr(default, "value", default)
+    """A default without what differs between machines."""
+    if isinstance(default, Path):
+        return (default.relative_to(ROOT) if default.is_relative_to(ROOT) else default).as_posix()
+    return getattr(default, "value", default)
 
 
 def test_import_contracts() -> None:

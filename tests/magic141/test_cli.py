@@ -24,6 +24,10 @@ def generate(model: Path, output: Path, *args: object) -> Result:
     return invoke("generate", PROMPT, "-o", output, "--model", model, "--steps", 2, "--frames", 5, *args)
 
 
+def refuse_to_load(*_: object) -> None:
+    raise AssertionError("the pipeline was loaded")
+
+
 def test_a_clip_is_written(saved_pipeline: Path, tmp_path: Path) -> None:
     output = tmp_path / "clip.mp4"
     result = generate(saved_pipeline, output, "--fps", 8)
@@ -104,10 +108,7 @@ def test_bad_arguments_are_refused_before_loading(
     args: tuple[object, ...],
     message: str,
 ) -> None:
-    def load(*_: object) -> None:
-        raise AssertionError("the pipeline was loaded")
-
-    monkeypatch.setattr("magic141.__main__.load", load)
+    monkeypatch.setattr("magic141.__main__.load", refuse_to_load)
     (tmp_path / "text.png").write_text("no image")
     before = sorted(tmp_path.iterdir())
     filled = [str(arg).replace("{here}", str(tmp_path)) for arg in args]
@@ -147,7 +148,10 @@ def test_bad_arguments_that_only_the_pipeline_knows(
         (" ".join(["red"] * 39), "39 words, the limit is 38"),
     ],
 )
-def test_bad_prompts(saved_pipeline: Path, tmp_path: Path, prompt: str, message: str) -> None:
+def test_bad_prompts_are_refused_before_loading(
+    saved_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prompt: str, message: str
+) -> None:
+    monkeypatch.setattr("magic141.__main__.load", refuse_to_load)
     result = invoke("generate", prompt, "-o", tmp_path / "clip.mp4", "--model", saved_pipeline)
     assert result.exit_code == 2
     assert message in result.stderr

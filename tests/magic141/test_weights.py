@@ -115,6 +115,15 @@ def test_sums_have_the_format_of_sha256sum(shipped: Path) -> None:
     assert (shipped / weights.SUMS).read_bytes().decode() == "".join(expected)
 
 
+def test_tokenizer_problems_are_named(shipped: Path) -> None:
+    with pytest.raises(WeightsMissing, match=r"tokenizer\.json does not exist"):
+        weights.tokenizer(shipped)
+    (shipped / "tokenizer").mkdir()
+    (shipped / "tokenizer" / "tokenizer.json").write_text("{")
+    with pytest.raises(WeightsCorrupt, match=r"tokenizer\.json is no tokenizer"):
+        weights.tokenizer(shipped)
+
+
 def test_only_pipelines_are_sealed(tmp_path: Path) -> None:
     with pytest.raises(WeightsMissing, match=r"has no model_index\.json"):
         weights.seal(tmp_path)
