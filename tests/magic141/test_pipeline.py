@@ -22,7 +22,7 @@ PROMPT = "a small red ring drifting left over dark stripes"
 OTHER = "a large blue star drifting right over pale speckle"
 STEPS = 3
 Seeded = Callable[[int], torch.Generator]
-same_pipe = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+same_pipe = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def picture(seed: int = 0) -> np.ndarray:

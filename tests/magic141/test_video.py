@@ -17,7 +17,7 @@ def gradient(frames: int, height: int = 64, width: int = 64) -> Frames:
     return np.broadcast_to(x[..., None], (frames, height, width, 3)).astype(np.uint8)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(
     frames=st.integers(1, 12),
     height=st.integers(8, 33).map(lambda n: 2 * n),
