@@ -226,24 +226,29 @@ def _scale_y(axes: Axes, metric: Metric) -> None:
     levels = [point.value for point in metric.references]
     everything = ends + levels
     positive = [value for value in everything if value > 0]
-    if metric.first.better == "lower" and positive and max(positive) > LOG_RATIO * min(positive):
-        if min(everything) > 0:
-            axes.set_yscale("log")
-            _plain_log(axes.yaxis)
-        else:
-            below = [-value for value in everything if value < 0]
-            linear = max([*below, min(p.value for p in metric.systems if p.value > 0)])
-            axes.set_yscale("symlog", linthresh=linear, linscale=0.5)
-            axes.set_ylabel(f"logarithmic, linear below {linear:.2g}", fontsize=7)
-            axes.yaxis.set_major_locator(FixedLocator([0.0, *_one_two_five(linear, max(positive))]))
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.yaxis.set_minor_locator(NullLocator())
+    logarithmic = metric.first.better == "lower" and positive and max(positive) > LOG_RATIO * min(positive)
+    if logarithmic and min(everything) > 0:
+        axes.set_yscale("log")
+        _plain_log(axes.yaxis)
+        low, high = min(everything), max(everything)
+    elif logarithmic and (linear := _noise_level(metric, everything)) * LOG_RATIO < max(positive):
+        axes.set_yscale("symlog", linthresh=linear, linscale=0.5)
+        axes.set_ylabel(f"logarithmic, linear below {linear:.2g}", fontsize=7)
+        axes.yaxis.set_major_locator(FixedLocator([0.0, *_one_two_five(linear, max(positive))]))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
         low, high = min(everything), max(everything)
     else:
         span = max(ends) - min(ends) or abs(ends[0]) or 1.0
         near = ends + [level for level in levels if min(ends) - 4 * span <= level <= max(ends) + 4 * span]
         low, high = min(near), max(near)
     _set_limits(axes, low, high)
+
+
+def _noise_level(metric: Metric, everything: Sequence[float]) -> float:
+    """Below this a logarithm would show noise: the depth to which values fall under zero, or the least score."""
+    scores = [point.value for point in metric.systems if point.value > 0]
+    return max(-min(everything), min(scores, default=0.0)) or math.inf
 
 
 def _set_limits(axes: Axes, low: float, high: float) -> None:
@@ -258,7 +263,8 @@ def _one_two_five(low: float, high: float) -> list[float]:
     """1, 2 and 5 times powers of ten from `low` to `high`."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
-    return [tick for tick in ticks if low <= tick <= high]
+    inside = [tick for tick in ticks if low <= tick <= high]
+    return inside[:: math.ceil(len(inside) / 9)] if len(inside) > 9 else inside
 
 
 def _references(axes: Axes, metric: Metric) -> None:

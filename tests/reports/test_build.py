@@ -150,18 +150,22 @@ def test_a_run_without_any_record_has_a_report(make, tmp_path):
     assert not found.all("svg")
 
 
-@pytest.mark.parametrize(
-    "outcome", ["oom", "timeout", "unsupported", "weights-missing", "invalid", "crashed"]
-)
-def test_a_failed_cell_is_a_row_with_its_reason(make, tmp_path, outcome):
-    cells = [
-        make.record(steps=4),
-        make.failed(outcome, "it broke <here>", steps=8, stage_reached="VAE decode"),
+def test_a_failed_cell_is_a_row_with_its_reason(make, tmp_path):
+    outcomes = ["oom", "timeout", "unsupported", "weights-missing", "invalid", "crashed"]
+    failures = [
+        make.failed(outcome, "it broke <here>", steps=100 + place, stage_reached="VAE decode")
+        for place, outcome in enumerate(outcomes)
     ]
-    found = page([make.run(tmp_path / "run", cells, clips=True)], tmp_path / "r.html")
-    assert re.search(rf"lab-teacher · 8 steps {outcome} at VAE decode: it broke <here>", found.text)
-    assert f"1 cell without a result: lab-teacher · 8 steps ({outcome})." in found.text
+    found = page(
+        [make.run(tmp_path / "run", [make.record(steps=4), *failures], clips=True)], tmp_path / "r.html"
+    )
+    assert "6 cells without a result" in found.text
+    for place, outcome in enumerate(outcomes):
+        name = f"lab-teacher · {100 + place} steps"
+        assert f"{name} {outcome} at VAE decode: it broke <here>" in found.text  # the table
+        assert f"{name} ({outcome})" in found.text  # the caveats
     assert len(found.all("video")) == 3
+    assert len([a for a in found.all("div") if a.get("class") == "empty"]) == 6 * 3  # gaps that say why
 
 
 def test_only_failures_and_only_fake_systems_work(make, tmp_path):
@@ -271,15 +275,18 @@ def test_warnings_flags_notes_and_dirt_are_caveats(make, tmp_path):
         assert f"{note} {both}" in text
 
 
-@pytest.mark.parametrize("values", [(1.0, 1.0), (0.0, 0.0), (-0.2, 0.1), (1e-9, 1e9), (-5.0, -3.0)])
-@pytest.mark.parametrize("better", ["lower", "higher", "target"])
-def test_any_scores_can_be_plotted(make, tmp_path, values, better):
-    cells = [
-        make.record(steps=2**i, scores={"q": make.score(v, better=better)}) for i, v in enumerate(values)
-    ]
-    cells.append(make.record("noise", None, role="reference", scores={"q": make.score(4e3, better=better)}))
+def test_any_scores_can_be_plotted(make, tmp_path):
+    values = [(1.0, 1.0), (0.0, 0.0), (-0.2, 0.1), (1e-9, 1e9), (-5.0, -3.0), (0.0, 40.0)]
+    kinds = [(better, pair) for better in ("lower", "higher", "target") for pair in values]
+
+    def scores(place):
+        return {f"q{i}": make.score(pair[place], better=better) for i, (better, pair) in enumerate(kinds)}
+
+    cells = [make.record(steps=2 << place, scores=scores(place)) for place in (0, 1)]
+    far = {f"q{i}": make.score(4e3, better=better) for i, (better, _) in enumerate(kinds)}
+    cells.append(make.record("noise", None, role="reference", scores=far))
     found = page([make.run(tmp_path / "run", cells)], tmp_path / "r.html")
-    assert len(found.all("svg")) == 3
+    assert len(found.all("svg")) == len(kinds) + 2
     assert not re.search(r"\b(nan|inf)\b", " ".join(a.get("d", "") for a in found.all("path")))
 
 
