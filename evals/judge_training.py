@@ -177,8 +177,8 @@ def train(
 
 def _losses(model: WorldJudge, decoders: FeatureDecoders, batch: Batch) -> dict[str, Tensor]:
     with torch.autocast("cpu", torch.bfloat16):
-        outputs = model(batch.video)
-        image_logits = model.judge_images(batch.image)
+        outputs = model(batch.video.bfloat16())
+        image_logits = model.judge_images(batch.image.bfloat16())
     image_labels = {name: batch.labels[name] for name in image_logits}
     return {
         "attributes": 0.5 * _classification(outputs.logits, batch.labels),

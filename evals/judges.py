@@ -25,7 +25,17 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from evals.catalogue import ATTRIBUTES, CLIP_FRAMES, GROUP, GROUPS, IMAGE_ATTRIBUTES, WEIGHTS, WIDTH, card
+from evals.catalogue import (
+    ATTRIBUTES,
+    CLIP_FRAMES,
+    GROUP,
+    GROUPS,
+    IMAGE_ATTRIBUTES,
+    JUDGED_FRAMES,
+    WEIGHTS,
+    WIDTH,
+    card,
+)
 from evals.protocol import sha256_of
 from magic141.data.factors import FRAME_SIZE
 from magic141.errors import InputError, WeightsCorrupt, WeightsMissing
@@ -72,12 +82,12 @@ class WorldJudge(nn.Module):
 
     def __init__(self, width: int = 160) -> None:
         super().__init__()
-        self.stem = _conv(3 * (GROUP + 1), 32, 5, 2)
-        self.low, self.low_residual = _conv(32, 64, 3, 2), _conv(64, 64, 3)
+        self.stem = _conv(3 * (GROUP + 1), 24, 5, 2)
+        self.low, self.low_residual = _conv(24, 64, 3, 2), _conv(64, 64, 3)
         self.high, self.high_residual = _conv(64, 128, 3, 2), _conv(128, 128, 3)
         self.map_low, self.map_high = nn.Conv2d(64, MAPS, 1), nn.Conv2d(128, MAPS, 1)
         self.glimpse = nn.Sequential(
-            _conv(32, 64, 3, 2), _conv(64, 64, 3, 2), nn.Flatten(), nn.Linear(576, 96)
+            _conv(24, 64, 3, 2), _conv(64, 64, 3, 2), nn.Flatten(), nn.Linear(576, 96)
         )
         self.embed = nn.Linear(2 * 128 + 2 * 64 + 2 * MAPS + 96, width)
         self.velocity = nn.Linear(4, width)
@@ -105,7 +115,7 @@ class WorldJudge(nn.Module):
             high.mean((2, 3)),
             high.amax((2, 3)),
             low.mean((2, 3)),
-            low.float().std((2, 3)).to(low.dtype),
+            low.square().mean((2, 3)),
             centres.flatten(1).to(low.dtype),
             self.glimpse(_window(stem, centres[:, 0].detach())),
         ]
@@ -114,8 +124,10 @@ class WorldJudge(nn.Module):
     def forward(self, video: Tensor) -> Outputs:
         """Judge (B, 32, 64, 64, 3), frames 1 … 32 of each clip."""
         b = len(video)
-        groups = torch.cat([video, video[:, -1:]], dim=1).unfold(1, GROUP + 1, GROUP)  # (B, 8, 64, 64, 3, 5)
-        embedding, centres = self._groups(groups.flatten(4).flatten(0, 1))
+        first = GROUP * torch.arange(GROUPS, device=video.device)[:, None]
+        frames = (first + torch.arange(GROUP + 1, device=video.device)).clamp(max=JUDGED_FRAMES - 1)
+        groups = video[:, frames].permute(0, 1, 3, 4, 2, 5).flatten(4)  # (B, 8, 64, 64, 15)
+        embedding, centres = self._groups(groups.flatten(0, 1))
         track = centres.view(b, GROUPS, MAPS, 2)[:, :, 0]
         steps = track.diff(dim=1).detach() * (FRAME_SIZE / 2 / GROUP)  # px/frame
         arrived, left = F.pad(steps, (0, 0, 1, 0)), F.pad(steps, (0, 0, 0, 1))
@@ -130,7 +142,7 @@ class WorldJudge(nn.Module):
 
     def judge_images(self, images: Tensor) -> dict[str, Tensor]:
         """Image attribute -> logits for (B, 64, 64, 3)."""
-        embedding, _ = self._groups(images[..., None].expand(-1, -1, -1, -1, GROUP + 1).flatten(3))
+        embedding, _ = self._groups(images.repeat(1, 1, 1, GROUP + 1))
         return {name: head(embedding).float() for name, head in self.image_heads.items()}
 
 
