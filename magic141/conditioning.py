@@ -5,8 +5,8 @@ a stock `transformers.CLIPModel` of about 1.5 M parameters, and a stock word-lev
 fixed length, and padding is part of the sequence (as in Stable Diffusion), so no attention mask is needed.
 """
 
-import difflib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +14,12 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
+from magic141.arguments import MAX_WORDS, check_prompt
 from magic141.data.world import VOCABULARY
 from magic141.errors import InputError
 
-TEXT_LENGTH = 40
+TEXT_LENGTH = MAX_WORDS + 2
 """Tokens of every encoded prompt: the beginning and end markers, the words, then padding."""
-MAX_WORDS = TEXT_LENGTH - 2
 WIDTH = 128
 IMAGE_SIZE = 64
 PATCH_SIZE = 16
@@ -79,27 +79,6 @@ def as_batch(prompts: str | Sequence[str]) -> list[str]:
     return list(batch)
 
 
-def check_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str, allow_empty: bool = False) -> None:
-    """Raises InputError when `prompt` is empty, has over `MAX_WORDS` words, or words never trained on."""
-    words = tokenizer.backend_tokenizer.normalizer.normalize_str(prompt).split()
-    if not words and not allow_empty:
-        raise InputError(f"prompt {prompt!r} has no words: describe the scene, such as 'a small red ring'")
-    if len(words) > MAX_WORDS:
-        raise InputError(f"prompt has {len(words)} words, the limit is {MAX_WORDS}: shorten it: {prompt!r}")
-    known = {word for word in tokenizer.get_vocab() if word not in SPECIAL_TOKENS}
-    if unknown := [word for word in dict.fromkeys(words) if word not in known]:
-        hints = []
-        for word in unknown:
-            near = difflib.get_close_matches(word, sorted(known), n=3, cutoff=0.5)
-            hints.append(
-                f"{word!r} (nearest known: {', '.join(near)})" if near else f"{word!r} (nothing near)"
-            )
-        raise InputError(
-            f"prompt has words outside the {len(known)} of the lab vocabulary: {'; '.join(hints)}. "
-            "All known words are in magic141.data.world.VOCABULARY"
-        )
-
-
 def tokenize(tokenizer: PreTrainedTokenizerFast, prompts: str | Sequence[str]) -> Tensor:
     """Token ids (B, 40) of prompts that `check_prompt` accepts."""
     return tokenizer(
@@ -123,7 +102,7 @@ def encode_prompt(
     """
     batch = as_batch(prompts)
     for prompt in batch:
-        check_prompt(tokenizer, prompt, allow_empty)
+        check_prompt(tokenizer.backend_tokenizer, prompt, allow_empty)
     output = model.text_model(tokenize(tokenizer, batch).to(model.device))
     return unit(output.last_hidden_state), unit(output.pooler_output)
 
@@ -146,6 +125,38 @@ def encode_image(model: CLIPModel, images: Tensor) -> Tensor:
 def prior(text_tokens: Tensor, image_tokens: Tensor | None = None) -> Tensor:
     """The multi-modal prior: image, then text tokens, (B, 16 + 40, 128). Without an image, text alone."""
     return text_tokens if image_tokens is None else torch.cat([image_tokens, text_tokens], dim=1)
+
+
+def known_channels(latents: Tensor, image_latent: Tensor | None) -> Tensor:
+    """The 17 channels beside the noisy latents (B, 16, t, h, w): the clean latent, 0 where unknown, and the mask.
+
+    `image_latent` (B, 16, k, h, w) holds the first k latent frames; the mask is 1 there.
+    """
+    batch, channels, frames, height, width = latents.shape
+    known = latents.new_zeros(batch, channels + 1, frames, height, width)
+    if image_latent is not None:
+        known[:, :channels, : image_latent.shape[2]] = image_latent
+        known[:, channels:, : image_latent.shape[2]] = 1
+    return known
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a denoising run of B clips is told."""
+
+    text_tokens: Tensor  # (n + B, 40, 128): of the negative prompts, n = 0, 1 or B, then of the prompts
+    pooled: Tensor  # (n + B, 128)
+    guidance_scale: float
+    image_tokens: Tensor | None = None  # (B, 16, 128)
+    image_latent: Tensor | None = None  # (B, 16, 1, h, w), the clean latent frame 0
+
+    def rows(self, batch: int) -> tuple[Tensor, Tensor]:
+        """The multi-modal prior and the pooled text of `batch` rows; with guidance, of as many unguided ones before."""
+        tokens, pooled = prior(self.text_tokens[-batch:], self.image_tokens), self.pooled[-batch:]
+        if self.guidance_scale == 1:
+            return tokens, pooled
+        negative = prior(self.text_tokens[:-batch].expand(batch, -1, -1), self.image_tokens)
+        return torch.cat([negative, tokens]), torch.cat([self.pooled[:-batch].expand(batch, -1), pooled])
 
 
 def unit(x: Tensor) -> Tensor:

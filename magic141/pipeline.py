@@ -25,7 +25,7 @@ from transformers import CLIPModel, PreTrainedTokenizerFast
 
 from magic141 import arguments, stages, weights
 from magic141.autoencoder import AutoencoderMagic141
-from magic141.conditioning import as_batch, encode_image, encode_prompt, prior
+from magic141.conditioning import Condition, as_batch, encode_image, encode_prompt, known_channels
 from magic141.errors import InputError
 from magic141.images import ImageInput, as_pixels
 from magic141.scheduler import FlowMatchScheduler
@@ -45,25 +45,6 @@ class Magic141PipelineOutput(BaseOutput):
     """
 
     frames: np.ndarray | Tensor | list[list[Image.Image]]
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What a denoising run of B clips is told."""
-
-    text_tokens: Tensor  # (n + B, 40, 128): of the negative prompts, n = 0, 1 or B, then of the prompts
-    pooled: Tensor  # (n + B, 128)
-    guidance_scale: float
-    image_tokens: Tensor | None = None  # (B, 16, 128)
-    image_latent: Tensor | None = None  # (B, 16, 1, h, w), the clean latent frame 0
-
-    def rows(self, batch: int) -> tuple[Tensor, Tensor]:
-        """The multi-modal prior and the pooled text of `batch` rows; with guidance, of as many unguided ones before."""
-        tokens, pooled = prior(self.text_tokens[-batch:], self.image_tokens), self.pooled[-batch:]
-        if self.guidance_scale == 1:
-            return tokens, pooled
-        negative = prior(self.text_tokens[:-batch].expand(batch, -1, -1), self.image_tokens)
-        return torch.cat([negative, tokens]), torch.cat([self.pooled[:-batch].expand(batch, -1), pooled])
 
 
 class Magic141Pipeline(DiffusionPipeline):
@@ -304,16 +285,3 @@ class Magic141Pipeline(DiffusionPipeline):
         if given is not None:
             return given.to(device, torch.float32)
         return randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
-
-
-def known_channels(latents: Tensor, image_latent: Tensor | None) -> Tensor:
-    """The 17 channels beside the noisy latents (B, 16, t, h, w): the clean latent, 0 where unknown, and the mask.
-
-    `image_latent` (B, 16, k, h, w) holds the first k latent frames; the mask is 1 there.
-    """
-    batch, channels, frames, height, width = latents.shape
-    known = latents.new_zeros(batch, channels + 1, frames, height, width)
-    if image_latent is not None:
-        known[:, :channels, : image_latent.shape[2]] = image_latent
-        known[:, channels:, : image_latent.shape[2]] = 1
-    return known

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPModel, PreTrainedTokenizerFast
 
-from magic141.conditioning import encode_prompt, prior, unit
+from magic141.conditioning import encode_prompt, known_channels, prior, unit
 from magic141.presets import LAB
 from magic141.train.latents import LatentSet
 from magic141.transformer import Magic141Transformer3DModel
@@ -29,13 +29,13 @@ MIDDLE = 2
 class Batch:
     """A training batch.
 
-    latents: (B, 16, t, 8, 8). known: (B,), how many first latent frames are given. continuation: (B,), whether the
+    latents: (B, 16, t, 8, 8). known: how many first latent frames are given. continuation: (B,), whether the
     window lies inside a longer video. text_tokens (B, 40, 128), pooled (B, 128); image_tokens (B, 16, 128) or none.
     cover: (B, t, 4, 4), the share of each token that objects cover.
     """
 
     latents: Tensor
-    known: Tensor
+    known: int
     continuation: Tensor
     text_tokens: Tensor
     pooled: Tensor
@@ -64,10 +64,11 @@ class Denoiser(nn.Module):
         t = times(len(x0), shift, generator)
         eps = torch.randn(x0.shape, generator=generator)
         mixed = t.view(-1, 1, 1, 1, 1)
-        given = (torch.arange(x0.shape[2]) < batch.known[:, None]).float()[:, None, :, None, None]
+        clean = x0[:, :, : batch.known]
         strength = condition_noise * torch.rand(len(x0), 1, 1, 1, 1, generator=generator)
-        shown = given * (x0 + strength * torch.randn(x0.shape, generator=generator))
-        noisy = torch.cat([torch.lerp(x0, eps, mixed), shown, given.expand(-1, -1, -1, *x0.shape[3:])], dim=1)
+        shown = clean + strength * torch.randn(clean.shape, generator=generator)
+        x_t = torch.lerp(x0, eps, mixed)
+        noisy = torch.cat([x_t, known_channels(x_t, shown)], dim=1)
         output = self.transformer(
             noisy,
             1000 * t,
@@ -76,17 +77,16 @@ class Denoiser(nn.Module):
             continuation=batch.continuation,
             feature_layers=(MIDDLE,),
         )
-        error = (output.sample.float() - (eps - x0)).square().mean(1)
-        cover = F.interpolate(batch.cover, scale_factor=2, mode="nearest")
-        unknown = (1 - given[:, 0]).expand_as(error)
-        weight = unknown * (1 + OBJECT_WEIGHT * cover)
+        # Only unknown frames are learned: what is given costs nothing.
+        error = (output.sample.float() - (eps - x0)).square().mean(1)[:, batch.known :]
+        cover = F.interpolate(batch.cover, scale_factor=2, mode="nearest")[:, batch.known :]
+        weight = 1 + OBJECT_WEIGHT * cover
         flow = (weight * error).sum() / weight.sum()
         seen = self.where(output.features[0]).float().squeeze(-1)
         where = F.binary_cross_entropy_with_logits(seen, batch.cover.flatten(1), reduction="none")
         # Nearly pure noise tells nothing about places.
         where = (where * (1 - t)[:, None]).mean()
-        plain = (unknown * error).sum().detach() / unknown.sum()
-        return {"loss": flow + 0.2 * where, "v": plain, "where": where.detach()}
+        return {"loss": flow + 0.2 * where, "v": error.detach().mean(), "where": where.detach()}
 
 
 def times(count: int, shift: float, generator: torch.Generator) -> Tensor:
@@ -127,7 +127,7 @@ class Sampler:
         tokens, pooled = self.encode(captions, generator)
         return Batch(
             latents=torch.from_numpy(source.latents[where]).float().transpose(1, 2).contiguous(),
-            known=torch.full((count,), known),
+            known=known,
             continuation=torch.full((count,), inside),
             text_tokens=tokens,
             pooled=pooled,

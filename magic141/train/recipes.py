@@ -20,6 +20,7 @@ from magic141.train import clip as clip_stage
 from magic141.train import i2v as i2v_stage
 from magic141.train import t2i as t2i_stage
 from magic141.train import vae as vae_stage
+from magic141.train.card import facts_of, write_card
 from magic141.train.flow import Denoiser, Sampler
 from magic141.train.latents import CLIPS, IMAGES, LONG, encode_set
 from magic141.train.loop import Progressed, Settings
@@ -56,7 +57,7 @@ def train_t2i(out: Path, budget: float, samples: int, seed: int) -> Progressed:
     vae, text = _vae(out), _clip(out)
     images = encode_set(out / "latents", IMAGES, IMAGE_COUNT, vae, text)
     settings = Settings(
-        out=out, samples=samples, budget_minutes=budget, seed=seed, batch_size=64, lr=1e-3, muon_lr=1.5e-3
+        out=out, samples=samples, budget_minutes=budget, seed=seed, batch_size=64, lr=2e-3, muon_lr=4e-3
     )
     model, seen = t2i_stage.train(settings, Sampler(text, make_tokenizer()), images)
     torch.save(model.state_dict(), out / "t2i" / "denoiser.pt")
@@ -77,7 +78,7 @@ def train_i2v(out: Path, budget: float, samples: int, seed: int) -> Progressed:
         shipped = weights.resolve(LAB.name) / "transformer"
         initial.transformer = Magic141Transformer3DModel.from_pretrained(shipped)
     settings = Settings(
-        out=out, samples=samples, budget_minutes=budget, seed=seed, batch_size=32, lr=1e-3, muon_lr=2e-3
+        out=out, samples=samples, budget_minutes=budget, seed=seed, batch_size=32, lr=2e-3, muon_lr=4e-3
     )
     model, seen = i2v_stage.train(settings, Sampler(text, make_tokenizer()), images, clips, long, initial)
     torch.save(model.state_dict(), out / "i2v" / "denoiser.pt")
@@ -85,7 +86,7 @@ def train_i2v(out: Path, budget: float, samples: int, seed: int) -> Progressed:
 
 
 def pack(out: Path, target: Path) -> None:
-    """Write the trained stages of `out` as one diffusers folder, bfloat16, with checksums.
+    """Write the trained stages of `out` as one diffusers folder, bfloat16, with model card and checksums.
 
     Raises InputError when a stage is missing.
     """
@@ -104,6 +105,7 @@ def pack(out: Path, target: Path) -> None:
         scheduler=FlowMatchScheduler(shift=LAB.sampler.shift),
     )
     pipeline.save_pretrained(target)
+    write_card(*facts_of(out, ("vae", "clip", "t2i", "i2v")), target / "README.md")
     weights.seal(target)
 
 

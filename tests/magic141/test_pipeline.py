@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from magic141 import stages, weights
-from magic141.conditioning import IMAGE_TOKENS, TEXT_LENGTH, encode_image
+from magic141.conditioning import IMAGE_TOKENS, TEXT_LENGTH, encode_image, known_channels
 from magic141.errors import InputError, WeightsCorrupt
 from magic141.images import as_pixels
-from magic141.pipeline import Magic141Pipeline, known_channels
+from magic141.pipeline import Magic141Pipeline
 
 PROMPT = "a small red ring drifting left over dark stripes"
 OTHER = "a large blue star drifting right over pale speckle"
