@@ -17,7 +17,7 @@ from reports.metrics import Metric, Point
 from reports.rows import Row
 
 LARGE, SMALL = (4.8, 3.5), (3.6, 2.7)
-MARGINS = (0.12, 0.17, 0.67, 0.73)
+LARGE_BOX, SMALL_BOX = (0.11, 0.14, 0.71, 0.77), (0.12, 0.17, 0.67, 0.73)
 """Left, bottom, width, height of the axes; references are named on the right."""
 MARKERS = "osD^vPX*"
 LOG_RATIO = 10.0
@@ -124,7 +124,8 @@ def _plot(
 ) -> str:
     with svg.style():
         figure = Figure(figsize=LARGE if large else SMALL)
-        axes = figure.add_axes(MARGINS)  # fixed, so that panels align; a layout engine would draw each twice
+        # A fixed box, so that panels align; a layout engine would also draw each figure twice.
+        axes = figure.add_axes(LARGE_BOX if large else SMALL_BOX)
         entries = [(point, x) for point in metric.systems if (x := place(point.row)) is not None]
         for series in dict.fromkeys(point.row.series for point, _ in entries):
             line = [entry for entry in entries if entry[0].row.series == series]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.records import FirstClip
 from reports import build as building
 from reports.build import build
 from reports.load import ReportError
@@ -121,6 +122,14 @@ def test_environment_and_budget_are_told(full):
         "f" * 16,
     ):
         assert fact in full[1].text
+
+
+def test_the_first_clip_is_told(make, tmp_path):
+    first = FirstClip(path="first.mp4", prompt=HOSTILE, system="lab", seconds=9.5, real_time_factor=4.6)
+    text = page(
+        [make.run(tmp_path / "run", [make.record(scores={})], first_clip=first)], tmp_path / "r.html"
+    ).text
+    assert f"first.mp4 by lab in 9.50 s, cold: {HOSTILE}" in text
 
 
 def test_the_same_records_give_the_same_bytes(full, run_with_clips, tmp_path):
