@@ -64,14 +64,23 @@ def _cheapest(metric: Metric, best: Point) -> tuple[Point, Markup]:
     reaching = next((point for point in cheaper if point.reaches(best)), None)
     nearest = reaching or min(cheaper, key=lambda point: point.cost)
     wording = (
-        "The cheapest setting whose 95&nbsp;% interval reaches that score is {} with {}, {} faster."
+        "The cheapest setting whose 95&nbsp;% interval reaches that score is {} with {}, {} faster{}."
         if reaching
-        else "No faster setting has a 95&nbsp;% interval that reaches that score; the nearest is {} with {}, {} faster."
+        else "No faster setting has a 95&nbsp;% interval that reaches that score; the nearest is {} with {}, {} faster{}."
     )
     sentence = Markup(wording).format(
-        link(nearest.row), _score(nearest), text.times(best.seconds / nearest.seconds)
+        link(nearest.row),
+        _score(nearest),
+        text.times(best.seconds / nearest.seconds),
+        ", though the intervals of the two latencies overlap" if _overlap(nearest.row, best.row) else "",
     )
     return reaching or best, sentence
+
+
+def _overlap(faster: Row, slower: Row) -> bool:
+    high = faster.latency.high if faster.latency else None
+    low = slower.latency.low if slower.latency else None
+    return high is not None and low is not None and high >= low
 
 
 def _speed(row: Row) -> Markup:

@@ -51,6 +51,12 @@ def test_an_interval_that_stops_short_does_not_reach(make, tmp_path):
     assert third.startswith("lab-teacher · 28 steps makes")
 
 
+def test_latencies_that_cannot_be_told_apart_are_said_to_overlap(make, tmp_path):
+    cells = [cell(make, 27, 1.1, 0.2), cell(make, 28, 1.0, 0.2)]
+    _, second, _ = read(make.run(tmp_path / "run", cells))
+    assert second.endswith("1.03× faster, though the intervals of the two latencies overlap.")
+
+
 def test_the_fastest_may_be_the_best(make, tmp_path):
     _, second, _ = read(make.run(tmp_path / "run", [cell(make, 2, 1.0, 0.1), cell(make, 8, 2.0, 0.1)]))
     assert second == "No setting that was scored is faster."
