@@ -29,7 +29,7 @@ def _use(threads: int) -> None:
 
 @judge_app.command("train")
 def judge_train(
-    samples: Annotated[int, typer.Option(min=1, help="Clips to learn from, each seen once.")] = 51_200,
+    samples: Annotated[int, typer.Option(min=1, help="Clips to learn from, each seen once.")] = 64_000,
     seed: int = 0,
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint and the loss curve.")] = Path(
         "runs/judge"

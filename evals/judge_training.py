@@ -20,7 +20,6 @@ from evals.catalogue import ATTRIBUTES, WEIGHTS, WIDTH
 from evals.judge_data import BANDS, STATES, Batch, make_batch
 from evals.judges import WorldJudge
 from evals.protocol import sha256_of
-from magic141.data.factors import FRAME_SIZE
 from magic141.data.world import Scene, World
 
 _UNSEEN = 1_000_000
@@ -31,7 +30,7 @@ _UNSEEN = 1_000_000
 class JudgeTraining:
     """samples: clips seen in all, each once. The rate warms up, stays, and falls to 0 over the last `decay`."""
 
-    samples: int = 51_200
+    samples: int = 64_000
     batch_size: int = 32
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
@@ -184,8 +183,7 @@ def _losses(model: WorldJudge, decoders: FeatureDecoders, batch: Batch) -> dict[
     return {
         "attributes": 0.5 * _classification(outputs.logits, batch.labels),
         "image_attributes": 0.3 * _classification(image_logits, image_labels),
-        "track": 20 * _masked(outputs.track / (FRAME_SIZE / 2) - 1, batch.track),
-        "detections": 10 * _masked(outputs.detections / (FRAME_SIZE / 2) - 1, batch.detections),
+        "track": 20 * _masked(outputs.track / 32 - 1, batch.track),
         **decoders.loss(outputs.features, batch),
     }
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations_with_replacement
 from pathlib import Path
 
 import numpy as np
@@ -60,61 +59,25 @@ def _window(maps: Tensor, centre: Tensor) -> Tensor:
     return F.grid_sample(maps.float(), grid.float(), align_corners=False).to(maps.dtype)
 
 
-def _centre_of_mass(maps: Tensor) -> Tensor:
-    """Soft arg max of heat maps (..., h, w), h = w: (..., 2) as x, y in [-1, 1]."""
-    weights = maps.float().flatten(-2).softmax(-1).unflatten(-1, maps.shape[-2:])
-    cells = (torch.arange(maps.shape[-1], device=maps.device) + 0.5) * (2 / maps.shape[-1]) - 1
-    return torch.stack([(weights.sum(-2) * cells).sum(-1), (weights.sum(-1) * cells).sum(-1)], dim=-1)
-
-
-@torch.no_grad()
-def _flow(groups: Tensor) -> Tensor:
-    """Coarse optical flow (Lucas and Kanade 1981) of groups (G, 64, 64, 15) in 4 x 4 cells: (G, 80).
-
-    A cell has its flow (half pixels a frame), and log10 of spatial, temporal and unexplained temporal energy. Given
-    to the network because falling, wandering and panning detail differ by little else.
-    """
-    luma = groups.float().unflatten(-1, (GROUP + 1, 3)).mean(dim=-1).permute(0, 3, 1, 2)
-    half = F.avg_pool2d(luma, 2)
-    dt = half.diff(dim=1)[:, :, 1:-1, 1:-1]
-    middle = (half[:, 1:] + half[:, :-1]) / 2
-    dx = (middle[:, :, 1:-1, 2:] - middle[:, :, 1:-1, :-2]) / 2
-    dy = (middle[:, :, 2:, 1:-1] - middle[:, :, :-2, 1:-1]) / 2
-    products = torch.stack(
-        [(p * q).mean(dim=1) for p, q in combinations_with_replacement((dx, dy, dt), 2)], dim=1
-    )
-    xx, xy, xt, yy, yt, tt = F.adaptive_avg_pool2d(products, 4).unbind(dim=1)
-    ridge = 1e-4
-    determinant = (xx + ridge) * (yy + ridge) - xy * xy
-    u = (xy * yt - (yy + ridge) * xt) / determinant
-    v = (xy * xt - (xx + ridge) * yt) / determinant
-    unexplained = (tt + u * xt + v * yt).clamp(min=0)
-    energies = [(x + 1e-5).log10() for x in (xx + yy, tt, unexplained)]
-    return torch.stack([u.clamp(-2, 2), v.clamp(-2, 2), *energies], dim=1).flatten(1).to(groups.dtype)
-
-
 @dataclass(frozen=True)
 class Outputs:
     """Raw outputs for a batch of B clips.
 
-    logits: attribute -> (B, classes). track: (B, 8, 2), subject centre in pixels at frames 3, 7, …, 31; detections:
-    the same by each group alone, without the memory of what the subject looks like. features: (B, WIDTH), of unit
-    variance over the training clips, before any decoder.
+    logits: attribute -> (B, classes). track: (B, 8, 2), subject centre in pixels at frames 3, 7, …, 31.
+    features: (B, WIDTH), unit variance over the training clips, before any decoder.
     """
 
     logits: dict[str, Tensor]
     track: Tensor
-    detections: Tensor
     features: Tensor
 
 
 class WorldJudge(nn.Module):
     """See the module's docstring. Pixels are floats in [-1, 1], channels last as frames come.
 
-    Each group passes a convolutional trunk. A heat map finds the subject in the first group; what a glimpse sees there
-    is the template that follows it through the others, past a second object (Bertinetto et al. 2016, "SiamFC").
-    Glimpses at it spare shapes the pooling of a whole busy picture. What groups saw, the path as a whole and a coarse
-    optical flow are mixed over time and pooled by attention.
+    Each group passes a convolutional trunk. Heat maps over it give places; at the first place, the subject, a glimpse
+    looks again at fine features, so that a shape need not survive the pooling of a whole busy picture. What groups
+    saw, and how fast the subject moves between them, is mixed over time and pooled by attention.
     """
 
     def __init__(self, width: int = 160) -> None:
@@ -126,65 +89,60 @@ class WorldJudge(nn.Module):
         self.glimpse = nn.Sequential(
             _conv(24, 64, 3, 2), _conv(64, 64, 3, 2), nn.Flatten(), nn.Linear(576, 96)
         )
-        self.template = nn.Linear(96, 64)
-        self.embed = nn.Linear(2 * 128 + 2 * 64 + 2 * MAPS + 96 + 80, width)
-        self.path = nn.Sequential(nn.Linear(4 * GROUPS - 2, 96), nn.ReLU(), nn.Linear(96, width), nn.ReLU())
+        self.embed = nn.Linear(2 * 128 + 2 * 64 + 2 * MAPS + 96, width)
+        self.velocity = nn.Linear(4, width)
         self.when = nn.Parameter(torch.zeros(GROUPS, width))
         self.mix = nn.ModuleList(nn.Conv1d(width, width, 3, padding=1) for _ in range(2))
         self.queries = nn.Linear(width, 4)
-        pooled = 5 * width
+        pooled = 4 * width
         self.heads = nn.ModuleDict({name: nn.Linear(pooled, len(v)) for name, v in ATTRIBUTES.items()})
         self.image_heads = nn.ModuleDict({n: nn.Linear(width, len(ATTRIBUTES[n])) for n in IMAGE_ATTRIBUTES})
         self.feature = nn.Linear(pooled + 2 * GROUPS, WIDTH)
         self.feature_norm = nn.BatchNorm1d(WIDTH, affine=False)
 
-    def _groups(self, groups: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Groups (B count, 64, 64, 15) -> embedding (B count, width), track and detections (B, count, 2) in [-1, 1]."""
+    def _groups(self, groups: Tensor) -> tuple[Tensor, Tensor]:
+        """(G, 64, 64, 15) -> embedding (G, width) and centres of mass (G, MAPS, 2) in [-1, 1]."""
         stem = self.stem(groups.permute(0, 3, 1, 2))
         low = self.low(stem)
         low = low + self.low_residual(low)
         high = self.high(low)
         high = high + self.high_residual(high)
         maps = self.map_low(low) + F.interpolate(self.map_high(high), scale_factor=2, mode="bilinear")
-        centres = _centre_of_mass(maps)
-        detections = centres[:, 0].unflatten(0, (-1, count))
-        template = self.template(self.glimpse(_window(stem[::count], detections[:, 0].detach())))
-        response = torch.einsum("bkchw,bc->bkhw", low.unflatten(0, (-1, count)), template) / 8
-        track = _centre_of_mass(maps[:, 0].unflatten(0, (-1, count)) + response)
+        weights = maps.float().flatten(2).softmax(-1).unflatten(-1, maps.shape[-2:])
+        cells = (torch.arange(maps.shape[-1], device=maps.device) + 0.5) * (2 / maps.shape[-1]) - 1
+        centres = torch.stack([(weights.sum(2) * cells).sum(-1), (weights.sum(3) * cells).sum(-1)], dim=-1)
         parts = [
             high.mean((2, 3)),
             high.amax((2, 3)),
             low.mean((2, 3)),
             low.square().mean((2, 3)),
             centres.flatten(1).to(low.dtype),
-            self.glimpse(_window(stem, track.flatten(0, 1).detach())),
-            _flow(groups).to(low.dtype),
+            self.glimpse(_window(stem, centres[:, 0].detach())),
         ]
-        return F.relu(self.embed(torch.cat(parts, dim=1))), track, detections
+        return F.relu(self.embed(torch.cat(parts, dim=1))), centres
 
     def forward(self, video: Tensor) -> Outputs:
         """Judge (B, 32, 64, 64, 3), frames 1 … 32 of each clip."""
+        b = len(video)
         first = GROUP * torch.arange(GROUPS, device=video.device)[:, None]
         frames = (first + torch.arange(GROUP + 1, device=video.device)).clamp(max=JUDGED_FRAMES - 1)
         groups = video[:, frames].permute(0, 1, 3, 4, 2, 5).flatten(4)  # (B, 8, 64, 64, 15)
-        embedding, track, detections = self._groups(groups.flatten(0, 1), GROUPS)
-        places = track.detach() * (FRAME_SIZE / 2 / GROUP)
-        path = torch.cat(
-            [(places - places.mean(dim=1, keepdim=True)).flatten(1) / 4, places.diff(dim=1).flatten(1)], 1
-        )
-        x = embedding.unflatten(0, (-1, GROUPS)) + self.when
+        embedding, centres = self._groups(groups.flatten(0, 1))
+        track = centres.view(b, GROUPS, MAPS, 2)[:, :, 0]
+        steps = track.diff(dim=1).detach() * (FRAME_SIZE / 2 / GROUP)  # px/frame
+        arrived, left = F.pad(steps, (0, 0, 1, 0)), F.pad(steps, (0, 0, 0, 1))
+        x = embedding.view(b, GROUPS, -1) + self.when + self.velocity(torch.cat([arrived, left], dim=-1))
         for mix in self.mix:
             x = x + F.relu(mix(x.transpose(1, 2))).transpose(1, 2)
         weights = self.queries(x).softmax(dim=1)
-        pooled = torch.cat([(weights.transpose(1, 2) @ x).flatten(1), self.path(path)], dim=1)
+        pooled = (weights.transpose(1, 2) @ x).flatten(1)
         logits = {name: head(pooled).float() for name, head in self.heads.items()}
         features = self.feature(torch.cat([pooled, track.flatten(1).to(pooled.dtype)], dim=1)).float()
-        pixels = [(place + 1) * (FRAME_SIZE / 2) for place in (track, detections)]
-        return Outputs(logits, pixels[0], pixels[1], self.feature_norm(features))
+        return Outputs(logits, (track + 1) * (FRAME_SIZE / 2), self.feature_norm(features))
 
     def judge_images(self, images: Tensor) -> dict[str, Tensor]:
         """Image attribute -> logits for (B, 64, 64, 3)."""
-        embedding, _, _ = self._groups(images.repeat(1, 1, 1, GROUP + 1), 1)
+        embedding, _ = self._groups(images.repeat(1, 1, 1, GROUP + 1))
         return {name: head(embedding).float() for name, head in self.image_heads.items()}
 
 
