@@ -66,7 +66,7 @@ def _cheapest(metric: Metric, best: Point) -> tuple[Point, Markup]:
     wording = (
         "The cheapest setting whose 95&nbsp;% interval reaches that score is {} with {}, {} faster{}."
         if reaching
-        else "No faster setting has a 95&nbsp;% interval that reaches that score; the nearest is {} with {}, {} faster{}."
+        else "No faster setting has a 95&nbsp;% interval that reaches it; the nearest is {} with {}, {} faster{}."
     )
     sentence = Markup(wording).format(
         link(nearest.row),

@@ -46,7 +46,7 @@ def test_best_cheapest_and_speed(make, tmp_path):
 def test_an_interval_that_stops_short_does_not_reach(make, tmp_path):
     cells = [cell(make, 2, 3.0, 0.2), cell(make, 8, 1.21, 0.2), cell(make, 28, 1.0, 0.2)]
     _, second, third = read(make.run(tmp_path / "run", cells))
-    assert second.startswith("No faster setting has a 95 % interval that reaches that score; the nearest is")
+    assert second.startswith("No faster setting has a 95 % interval that reaches it; the nearest is")
     assert "lab-teacher · 8 steps with 1.21" in second
     assert third.startswith("lab-teacher · 28 steps makes")
 
