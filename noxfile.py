@@ -58,8 +58,11 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def train(session: nox.Session) -> None:
-    """Run one training stage, named after `--`, with its options."""
-    run_python(session, "-m", "magic141.train", *session.posargs)
+    """Run one training stage, named after `--`, with its options; `judge` is the evaluators' own network."""
+    if session.posargs[:1] == ["judge"]:  # magic141 must not know its judges
+        run_python(session, "-m", "evals", "judge", "train", *session.posargs[1:])
+    else:
+        run_python(session, "-m", "magic141.train", *session.posargs)
 
 
 @nox.session

@@ -20,7 +20,7 @@ from magic141.errors import WeightsCorrupt, WeightsMissing
 FIRST = 1_000_000
 """Index of the first test scene used here: prompts of a bench count from 0, so no clip is its own reference."""
 KERNEL_SAMPLES = 1024
-FLOOR_SIZES = (40, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096)
+FLOOR_SIZES = (46, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096)
 FLOOR_DRAWS = 48
 _BATCH = 64
 

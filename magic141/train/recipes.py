@@ -86,7 +86,7 @@ def train_i2v(out: Path, budget: float, samples: int, seed: int) -> Progressed:
 
 
 def pack(out: Path, target: Path) -> None:
-    """Write the trained stages of `out` as one diffusers folder, bfloat16, with model card and checksums.
+    """Write the trained stages of `out` as one diffusers folder, in half precision, with model card and checksums.
 
     Raises InputError when a stage is missing.
     """
@@ -98,8 +98,8 @@ def pack(out: Path, target: Path) -> None:
     denoiser = Denoiser()
     denoiser.load_state_dict(torch.load(out / "i2v" / "denoiser.pt", weights_only=True))
     pipeline = Magic141Pipeline(
-        transformer=denoiser.transformer.bfloat16(),
-        vae=_vae(out).bfloat16(),
+        transformer=denoiser.transformer.half(),
+        vae=_vae(out).half(),
         text_encoder=_clip(out),
         tokenizer=make_tokenizer(),
         scheduler=FlowMatchScheduler(shift=LAB.sampler.shift),
