@@ -137,7 +137,8 @@ def test_the_given_frame_is_no_credit(scenes):
     vandal = clips.copy()
     vandal[:, 0] = 255 - vandal[:, 0]
     a, b = judge(clips), judge(vandal)
-    assert np.array_equal(a.features, b.features)
+    # Sums on several threads may differ in their last bits; a glimpse of frame 0 would change features by far more.
+    np.testing.assert_allclose(a.features, b.features, atol=1e-4)
     assert all(np.array_equal(a.classes[name], b.classes[name]) for name in ATTRIBUTES)
 
 
