@@ -41,10 +41,12 @@ StepCallback = Callable[["Magic141Pipeline", int, Tensor, dict[str, Any]], dict[
 @dataclass
 class Magic141PipelineOutput(BaseOutput):
     """`frames` of B clips, by `output_type`: "np" (B, T, H, W, 3) and "pt" (B, T, 3, H, W), floats in [0, 1];
-    "pil", B lists of T images; "latent" (B, 16, t, h, w).
+    "pil", B lists of T images; "latent" (B, 16, t, h, w). `images`: the pictures (B, 3, H, W) in [-1, 1] that image to
+    video started from, given or generated; None where one frame was asked for.
     """
 
     frames: np.ndarray | Tensor | list[list[Image.Image]]
+    images: Tensor | None = None
 
 
 class Magic141Pipeline(DiffusionPipeline):
@@ -180,7 +182,7 @@ class Magic141Pipeline(DiffusionPipeline):
                 video = self._decode(latents)
             frames = self.video_processor.postprocess_video(video, output_type=output_type)
         self.maybe_free_model_hooks()
-        return Magic141PipelineOutput(frames=frames) if return_dict else (frames,)
+        return Magic141PipelineOutput(frames=frames, images=pixels) if return_dict else (frames,)
 
     def check_inputs(
         self,

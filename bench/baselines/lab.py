@@ -80,7 +80,7 @@ class Lab:
         images = self._images(requests) if self.task == "image to video" else None
         self._pipeline.stage_hook = stages
         # One generator a clip: a clip does not depend on its batch.
-        frames = self._pipeline(
+        output = self._pipeline(
             prompt=[request.prompt for request in requests],
             image=None if images is None else list(images),
             num_frames=self.num_frames,
@@ -90,8 +90,12 @@ class Lab:
             shift=self.shift,
             generator=[torch.Generator().manual_seed(request.seed) for request in requests],
             output_type="np",
-        ).frames
-        return Output(to_uint8(frames), images)
+        )
+        if (
+            images is None and output.images is not None
+        ):  # the generated picture, before the video's own frame 0
+            images = to_uint8((output.images / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy())
+        return Output(to_uint8(output.frames), images)
 
     @staticmethod
     def _images(requests: Sequence[Request]) -> np.ndarray[Any, Any]:

@@ -370,3 +370,13 @@ def test_cpu_offload(pipe: Magic141Pipeline) -> None:
     expected = run(pipe, output_type="pt")
     pipe.enable_model_cpu_offload()
     assert (run(pipe, output_type="pt").cpu() - expected).abs().max() < 1e-2
+
+
+def test_the_output_holds_the_picture_that_the_video_started_from(pipe: Magic141Pipeline) -> None:
+    given = torch.rand(1, 3, 64, 64)
+    settings = {"num_inference_steps": 1, "num_frames": 5, "generator": torch.Generator().manual_seed(0)}
+    output = pipe("a red ring", image=given, **settings)
+    torch.testing.assert_close(output.images, given * 2 - 1, atol=1e-5, rtol=0)
+    drawn = pipe("a red ring", **settings)
+    assert drawn.images.shape == (1, 3, 64, 64)
+    assert pipe("a red ring", **(settings | {"num_frames": 1})).images is None
