@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,76 +25,43 @@ Threads = Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's choice
 Seed = Annotated[int, typer.Option(help="Seed of weights, data order and noise.")]
 
 
-def _threads(count: int) -> None:
-    import torch
-
-    if count:
-        torch.set_num_threads(count)
-
-
-@app.command()
-def vae(
-    out: Out = Path("runs"),
-    budget: Budget = 60.0,
-    samples: Samples = 100_000,
-    threads: Threads = 0,
-    seed: Seed = 0,
-) -> None:
-    """Train the autoencoder."""
-    from magic141.train import recipes
-
-    _threads(threads)
-    _finish("vae", recipes.train_vae(out, budget, samples, seed), out, seed)
+STAGES = {
+    "vae": ("Train the autoencoder.", 48.0, 200_000),
+    "clip": ("Train the text and image encoders.", 13.0, 400_000),
+    "t2i": ("Train text to image; needs vae and clip, of this folder or shipped.", 30.0, 2_000_000),
+    "i2v": ("Train image to video from the checkpoint of t2i.", 90.0, 1_000_000),
+}
+"""What a stage does, and its default budget in minutes and samples."""
 
 
-@app.command()
-def clip(
-    out: Out = Path("runs"),
-    budget: Budget = 12.0,
-    samples: Samples = 400_000,
-    threads: Threads = 0,
-    seed: Seed = 0,
-) -> None:
-    """Train the text and image encoders."""
-    from magic141.train import recipes
+def command_of(stage: str, minutes: float, most: int) -> Callable[..., None]:
+    """The command that trains `stage`."""
 
-    _threads(threads)
-    _finish("clip", recipes.train_clip(out, budget, samples, seed), out, seed)
+    def train(
+        out: Out = Path("runs"),
+        budget: Budget = minutes,
+        samples: Samples = most,
+        threads: Threads = 0,
+        seed: Seed = 0,
+    ) -> None:
+        import torch
 
+        from magic141.train import recipes
 
-@app.command()
-def t2i(
-    out: Out = Path("runs"),
-    budget: Budget = 30.0,
-    samples: Samples = 2_000_000,
-    threads: Threads = 0,
-    seed: Seed = 0,
-) -> None:
-    """Train text-to-image; needs the stages vae and clip, of this folder or shipped."""
-    from magic141.train import recipes
+        if threads:
+            torch.set_num_threads(threads)
+        _finish(stage, recipes.STAGES[stage](out, budget, samples, seed), out, seed)
 
-    _threads(threads)
-    _finish("t2i", recipes.train_t2i(out, budget, samples, seed), out, seed)
+    return train
 
 
-@app.command()
-def i2v(
-    out: Out = Path("runs"),
-    budget: Budget = 90.0,
-    samples: Samples = 1_000_000,
-    threads: Threads = 0,
-    seed: Seed = 0,
-) -> None:
-    """Train image-to-video from the checkpoint of t2i."""
-    from magic141.train import recipes
-
-    _threads(threads)
-    _finish("i2v", recipes.train_i2v(out, budget, samples, seed), out, seed)
+for _name, (_help, _minutes, _most) in STAGES.items():
+    app.command(_name, help=_help)(command_of(_name, _minutes, _most))
 
 
 @app.command()
 def pack(out: Out = Path("runs"), target: Path = Path("magic141/weights/lab")) -> None:
-    """Write the trained stages as one diffusers folder, in bfloat16, with its checksums."""
+    """Write the trained stages as one diffusers folder, in half precision, with card and checksums."""
     from magic141.train import recipes
 
     recipes.pack(out, target)

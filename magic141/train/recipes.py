@@ -85,6 +85,9 @@ def train_i2v(out: Path, budget: float, samples: int, seed: int) -> Progressed:
     return seen
 
 
+STAGES = {"vae": train_vae, "clip": train_clip, "t2i": train_t2i, "i2v": train_i2v}
+
+
 def pack(out: Path, target: Path) -> None:
     """Write the trained stages of `out` as one diffusers folder, in half precision, with model card and checksums.
 
