@@ -46,8 +46,8 @@ class Batch:
 class Denoiser(nn.Module):
     """The transformer and, beside it, a head on its middle block that training drops at the end.
 
-    The head reads from noisy tokens where objects are, which shape and colour they have: a shortcut to structure
-    that pays at small scale (representation alignment with the truth instead of a pretrained encoder).
+    The head reads from noisy tokens how much of each the objects cover: a shortcut to structure that pays at small
+    scale (representation alignment with the truth instead of a pretrained encoder).
     """
 
     def __init__(self) -> None:
