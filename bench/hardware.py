@@ -16,6 +16,7 @@ from typing import Literal
 import psutil
 
 from bench.records import Environment
+from magic141 import precision
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONED = ("torch", "diffusers", "transformers", "numpy", "scipy", "torchmetrics", "av")
@@ -49,11 +50,11 @@ def environment(threads: int | None = None) -> Environment:
 def auto_precision() -> Literal["bf16", "fp32"]:
     """`bf16` where a CUDA device or the CPU's AMX units multiply it natively, else `fp32`.
 
-    Without such units bf16 on a CPU is emulated, and slower than fp32.
+    Without such units bf16 on a CPU is emulated, and far slower than fp32.
     """
     if gpu_name() is not None:
         return "bf16" if (_gpu_capability() or 0) >= 8 else "fp32"
-    return "bf16" if "amx_bf16" in _cpu_flags() else "fp32"
+    return "bf16" if precision.native_bfloat16() else "fp32"
 
 
 def cores() -> int:
@@ -131,18 +132,8 @@ def _git(*args: str) -> str | None:
 
 
 def _cpu_name() -> str:
-    for line in _cpuinfo():
+    path = Path("/proc/cpuinfo")
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _cpu_flags() -> set[str]:
-    return next(
-        (set(line.partition(":")[2].split()) for line in _cpuinfo() if line.startswith("flags")), set()
-    )
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []

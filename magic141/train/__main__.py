@@ -22,11 +22,13 @@ Out = Annotated[Path, typer.Option(help="Folder of checkpoints, loss curves and 
 Budget = Annotated[float, typer.Option(help="Minutes after which the stage has decayed and ends.")]
 Samples = Annotated[int, typer.Option(help="Samples after which it ends, if sooner.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's choice.")]
+Initial = Annotated[str | None, typer.Option(help="t2i, i2v: pipeline folder or preset to start from.")]
 Seed = Annotated[int, typer.Option(help="Seed of weights, data order and noise.")]
 
 
 STAGES = {
     "vae": ("Train the autoencoder.", 48.0, 200_000),
+    "decoder": ("Tune the decoder of the autoencoder alone; latents stay valid.", 20.0, 50_000),
     "clip": ("Train the text and image encoders.", 13.0, 400_000),
     "t2i": ("Train text to image; needs vae and clip, of this folder or shipped.", 30.0, 2_000_000),
     "i2v": ("Train image to video from the checkpoint of t2i.", 90.0, 1_000_000),
@@ -43,6 +45,7 @@ def command_of(stage: str, minutes: float, most: int) -> Callable[..., None]:
         samples: Samples = most,
         threads: Threads = 0,
         seed: Seed = 0,
+        initial: Initial = None,
     ) -> None:
         import torch
 
@@ -50,7 +53,7 @@ def command_of(stage: str, minutes: float, most: int) -> Callable[..., None]:
 
         if threads:
             torch.set_num_threads(threads)
-        _finish(stage, recipes.STAGES[stage](out, budget, samples, seed), out, seed)
+        _finish(stage, recipes.STAGES[stage](out, budget, samples, seed, initial), out, seed)
 
     return train
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from magic141.train.flow import Batch, Denoiser, Sampler, noised_tokens
 from magic141.train.latents import LatentSet
-from magic141.train.loop import Progressed, Settings, fit
+from magic141.train.loop import Progressed, Settings, autocast, fit
 from magic141.train.t2i import SHIFT as IMAGE_SHIFT
 
 SHIFT = 2.0
@@ -60,7 +60,7 @@ def train(
         task = CYCLE[step % len(CYCLE)]
         batch = draw(task, step, generator)
         shift = IMAGE_SHIFT if task == "image" else SHIFT
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             terms = model(batch, shift, CONDITION_NOISE, generator)
         return terms
 

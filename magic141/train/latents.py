@@ -21,14 +21,16 @@ from transformers import CLIPModel
 
 from magic141.autoencoder import GROUP, AutoencoderMagic141
 from magic141.conditioning import IMAGE_TOKENS, WIDTH, encode_image
+from magic141.data.factors import FRAME_SIZE
 from magic141.data.render import masks, render
 from magic141.data.world import Scene, World
+from magic141.train.loop import autocast
 from magic141.train.vae import to_model
 
 Mode = Literal["r", "r+", "w+"]
 
-PATCH = 16
-"""Pixels a side of a transformer token: 8 of the autoencoder times 2 of the patch."""
+CELL = 4
+"""Pixels a side of the cells in which coverage is stored; a transformer token has 4 x 4 of them."""
 WORLD = World()
 
 
@@ -55,7 +57,7 @@ class LatentSet:
     """One encoded set, memory-mapped.
 
     latents: float16 (N, t, 16, 8, 8). image_tokens: float16 (N, 16, 128), of frame 0.
-    cover: uint8 (N, t, 4, 4), the share of a token's pixels that the objects cover, in 1/255.
+    cover: uint8 (N, t, 16, 16), the share of each cell's pixels that the objects cover, in 1/255.
     """
 
     spec: SetSpec
@@ -71,8 +73,8 @@ class LatentSet:
 
 
 def coverage(mask: Tensor) -> Tensor:
-    """Object masks (B, T, 64, 64) from the start of a clip -> share of each token (B, t, 4, 4) that they cover."""
-    share = F.avg_pool2d(mask.float(), PATCH)
+    """Object masks (B, T, 64, 64) from the start of a clip -> share of each cell (B, t, 16, 16) that they cover."""
+    share = F.avg_pool2d(mask.float(), CELL)
     first, later = share[:, :1], share[:, 1:]
     return torch.cat([first, later.unflatten(1, (-1, GROUP)).mean(2)], dim=1)
 
@@ -82,7 +84,7 @@ def open_set(folder: Path, spec: SetSpec, count: int, mode: Mode = "r") -> Laten
     shapes = {
         "latents": ((count, spec.latent_frames, 16, 8, 8), np.float16),
         "image_tokens": ((count, IMAGE_TOKENS, WIDTH), np.float16),
-        "cover": ((count, spec.latent_frames, 4, 4), np.uint8),
+        "cover": ((count, spec.latent_frames, *[FRAME_SIZE // CELL] * 2), np.uint8),
     }
     where = folder / spec.name
     where.mkdir(parents=True, exist_ok=True)
@@ -109,7 +111,7 @@ def encode_set(
         rows = slice(first, min(first + batch, count))
         scenes = [target.scene(row) for row in range(rows.start, rows.stop)]
         video = to_model(render(scenes, spec.frames))
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             latents = vae.encode(video.contiguous())
         target.latents[rows] = latents.transpose(1, 2).float().numpy()
         target.image_tokens[rows] = encode_image(clip, video[:, :, 0]).float().numpy()

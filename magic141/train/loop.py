@@ -14,11 +14,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
+
+from magic141.precision import native_bfloat16
+from magic141.train.muon import Muon
 
 Model = TypeVar("Model", bound=nn.Module)
 Loss = Callable[[int, torch.Generator], dict[str, Tensor]]
@@ -54,26 +57,9 @@ class Progressed:
     seconds: float = 0.0
 
 
-class FlatMuon(torch.optim.Muon):
-    """Muon (Jordan et al. 2024) on weights of any rank: a convolution's is taken as (out, everything else)."""
-
-    def __init__(self, weights: list[nn.Parameter], lr: float) -> None:
-        self.weights = weights
-        self.flat = [nn.Parameter(weight.detach().flatten(1).clone()) for weight in weights]
-        super().__init__(self.flat, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
-
-    def step(self, closure: Any = None) -> Any:
-        for flat, weight in zip(self.flat, self.weights, strict=True):
-            flat.data.copy_(weight.detach().flatten(1))  # a resumed run has loaded others since
-            flat.grad = None if weight.grad is None else weight.grad.flatten(1)
-        value = super().step(closure)
-        for flat, weight in zip(self.flat, self.weights, strict=True):
-            weight.data.copy_(flat.view_as(weight))
-        return value
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        for weight in self.weights:
-            weight.grad = None
+def autocast() -> torch.autocast:
+    """Mixed precision where this machine multiplies bfloat16 natively; elsewhere it would be far slower."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=native_bfloat16())
 
 
 def optimizers(model: nn.Module, settings: Settings) -> list[torch.optim.Optimizer]:
@@ -87,7 +73,7 @@ def optimizers(model: nn.Module, settings: Settings) -> list[torch.optim.Optimiz
         torch.optim.AdamW(rest, lr=settings.lr, betas=(0.9, 0.98), weight_decay=0.01)
     ]
     if hidden:
-        found.append(FlatMuon(hidden, settings.muon_lr))
+        found.append(Muon(hidden, settings.muon_lr))
     return found
 
 

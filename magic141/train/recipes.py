@@ -5,6 +5,7 @@ A stage takes the weights it needs from the run's own folder, or else those that
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from magic141 import weights
 from magic141.autoencoder import AutoencoderMagic141
 from magic141.conditioning import make_tokenizer
 from magic141.errors import InputError
+from magic141.precision import native_bfloat16
 from magic141.presets import LAB
 from magic141.scheduler import FlowMatchScheduler
 from magic141.train import clip as clip_stage
@@ -29,16 +31,36 @@ from magic141.transformer import Magic141Transformer3DModel
 IMAGE_COUNT, CLIP_COUNT, LONG_COUNT = 40_000, 20_000, 3_000
 
 
-def train_vae(out: Path, budget: float, samples: int, seed: int) -> Progressed:
-    settings = Settings(
-        out=out, samples=samples, budget_minutes=budget, seed=seed, batch_size=16, lr=1.2e-3, muon_lr=1.2e-3
-    )
-    model, seen = vae_stage.train(settings)
+def train_vae(out: Path, budget: float, samples: int, seed: int, initial: str | None) -> Progressed:
+    _starts_from_nothing("vae", initial)
+    model, seen = vae_stage.train(_vae_settings(out, budget, samples, seed))
     model.save_pretrained(out / "vae" / "model")
     return seen
 
 
-def train_clip(out: Path, budget: float, samples: int, seed: int) -> Progressed:
+def train_decoder(out: Path, budget: float, samples: int, seed: int, initial: str | None) -> Progressed:
+    _starts_from_nothing("decoder", initial)
+    trained = AutoencoderMagic141.from_pretrained(_trained_or_shipped(out / "vae" / "model", "vae"))
+    settings = replace(_vae_settings(out, budget, samples, seed), warmup_steps=20)
+    model, seen = vae_stage.tune_decoder(settings, trained)
+    model.save_pretrained(out / "decoder" / "model")
+    return seen
+
+
+def _vae_settings(out: Path, budget: float, samples: int, seed: int) -> Settings:
+    return Settings(
+        out=out,
+        samples=samples,
+        budget_minutes=budget,
+        seed=seed,
+        batch_size=vae_stage.BATCH,
+        lr=1.2e-3,
+        muon_lr=1.2e-3,
+    )
+
+
+def train_clip(out: Path, budget: float, samples: int, seed: int, initial: str | None) -> Progressed:
+    _starts_from_nothing("clip", initial)
     settings = Settings(
         out=out,
         samples=samples,
@@ -53,39 +75,39 @@ def train_clip(out: Path, budget: float, samples: int, seed: int) -> Progressed:
     return clip_stage.train(settings)[1]
 
 
-def train_t2i(out: Path, budget: float, samples: int, seed: int) -> Progressed:
+def train_t2i(out: Path, budget: float, samples: int, seed: int, initial: str | None) -> Progressed:
     vae, text = _vae(out), _clip(out)
     images = encode_set(out / "latents", IMAGES, IMAGE_COUNT, vae, text)
     settings = Settings(
         out=out, samples=samples, budget_minutes=budget, seed=seed, batch_size=64, lr=2e-3, muon_lr=4e-3
     )
-    model, seen = t2i_stage.train(settings, Sampler(text, make_tokenizer()), images)
+    start = _denoiser(initial) if initial else None
+    model, seen = t2i_stage.train(settings, Sampler(text, make_tokenizer()), images, start)
     torch.save(model.state_dict(), out / "t2i" / "denoiser.pt")
     return seen
 
 
-def train_i2v(out: Path, budget: float, samples: int, seed: int) -> Progressed:
+def train_i2v(out: Path, budget: float, samples: int, seed: int, initial: str | None) -> Progressed:
     vae, text = _vae(out), _clip(out)
     images, clips, long = (
         encode_set(out / "latents", spec, count, vae, text)
         for spec, count in ((IMAGES, IMAGE_COUNT), (CLIPS, CLIP_COUNT), (LONG, LONG_COUNT))
     )
-    initial = Denoiser()
     found = out / "t2i" / "denoiser.pt"
-    if found.exists():
-        initial.load_state_dict(torch.load(found, weights_only=True))
+    if initial is None and found.exists():
+        start = Denoiser()
+        start.load_state_dict(torch.load(found, weights_only=True))
     else:
-        shipped = weights.resolve(LAB.name) / "transformer"
-        initial.transformer = Magic141Transformer3DModel.from_pretrained(shipped)
+        start = _denoiser(initial or LAB.name)
     settings = Settings(
         out=out, samples=samples, budget_minutes=budget, seed=seed, batch_size=32, lr=2e-3, muon_lr=4e-3
     )
-    model, seen = i2v_stage.train(settings, Sampler(text, make_tokenizer()), images, clips, long, initial)
+    model, seen = i2v_stage.train(settings, Sampler(text, make_tokenizer()), images, clips, long, start)
     torch.save(model.state_dict(), out / "i2v" / "denoiser.pt")
     return seen
 
 
-STAGES = {"vae": train_vae, "clip": train_clip, "t2i": train_t2i, "i2v": train_i2v}
+STAGES = {"vae": train_vae, "decoder": train_decoder, "clip": train_clip, "t2i": train_t2i, "i2v": train_i2v}
 
 
 def pack(out: Path, target: Path) -> None:
@@ -103,13 +125,26 @@ def pack(out: Path, target: Path) -> None:
     pipeline = Magic141Pipeline(
         transformer=denoiser.transformer.half(),
         vae=_vae(out).half(),
-        text_encoder=_clip(out),
+        text_encoder=_clip(out).bfloat16(),
         tokenizer=make_tokenizer(),
         scheduler=FlowMatchScheduler(shift=LAB.sampler.shift),
     )
     pipeline.save_pretrained(target)
     write_card(*facts_of(out, ("vae", "clip", "t2i", "i2v")), target / "README.md")
     weights.seal(target)
+
+
+def _starts_from_nothing(stage: str, initial: str | None) -> None:
+    if initial is not None:
+        raise InputError(f"--initial {initial}: stage {stage!r} takes none; it is for t2i and i2v")
+
+
+def _denoiser(source: str) -> Denoiser:
+    """The transformer of a pipeline folder or preset, with a new training head."""
+    denoiser = Denoiser()
+    folder = weights.resolve(source) / "transformer"
+    denoiser.transformer = Magic141Transformer3DModel.from_pretrained(folder, dtype=torch.float32)
+    return denoiser
 
 
 def _vae(out: Path) -> AutoencoderMagic141:
@@ -119,7 +154,8 @@ def _vae(out: Path) -> AutoencoderMagic141:
 
 def _clip(out: Path) -> CLIPModel:
     folder = _trained_or_shipped(out / "clip" / "text_encoder", "text_encoder")
-    return CLIPModel.from_pretrained(folder).bfloat16().eval()
+    dtype = torch.bfloat16 if native_bfloat16() else torch.float32
+    return CLIPModel.from_pretrained(folder, dtype=dtype).eval()
 
 
 def _trained_or_shipped(folder: Path, part: str) -> Path:

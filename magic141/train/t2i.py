@@ -9,19 +9,25 @@ from torch import Tensor
 
 from magic141.train.flow import Denoiser, Sampler
 from magic141.train.latents import LatentSet
-from magic141.train.loop import Progressed, Settings, fit
+from magic141.train.loop import Progressed, Settings, autocast, fit
 
-SHIFT = 1.0
+SHIFT = 2.5
+"""Of the training times. Shapes are decided at t between 0.5 and 0.9: with a shift of 1, the first weights drew 94 % of
+shapes right from true pictures noised to t = 0.3, 83 % from 0.5, 51 % from 0.7, and 27 % from noise."""
 
 
-def train(settings: Settings, sampler: Sampler, images: LatentSet) -> tuple[Denoiser, Progressed]:
-    """Train from scratch and return the averaged denoiser, and what it saw."""
+def train(
+    settings: Settings, sampler: Sampler, images: LatentSet, initial: Denoiser | None = None
+) -> tuple[Denoiser, Progressed]:
+    """Train from scratch, or from `initial`, and return the averaged denoiser, and what it saw."""
     torch.manual_seed(settings.seed)
     model = Denoiser()
+    if initial is not None:
+        model.load_state_dict(initial.state_dict())
 
     def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         batch = sampler.draw(images, settings.batch_size, generator, frames=1, known=0, image_tokens=False)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             return model(batch, SHIFT, 0.0, generator)
 
     average, seen = fit(model, loss, replace(settings, out=settings.out / "t2i"))

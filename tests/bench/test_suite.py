@@ -11,6 +11,7 @@ from bench.baselines.fake import Fake
 from bench.errors import SuiteError
 from bench.suite import SEED_STRIDE, Suite, parse, read
 from bench.systems import knob_names
+from magic141 import precision
 
 SUITES = Path(__file__).parents[2] / "bench" / "suites"
 FAKE = "bench.baselines.fake:Fake"
@@ -200,7 +201,7 @@ def test_prompts_from_a_file(tmp_path: Path) -> None:
 def test_auto_precision_is_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
     for flags, dtype in (({"amx_bf16"}, "bf16"), ({"avx512_bf16"}, "fp32")):
         monkeypatch.setattr(hardware, "gpu_name", lambda: None)
-        monkeypatch.setattr(hardware, "_cpu_flags", lambda flags=flags: flags)
+        monkeypatch.setattr(precision, "cpu_flags", lambda flags=flags: frozenset(flags))
         assert systems.knobs_of(systems.make(LAB, {}))["precision"] == dtype
         assert systems.knobs_of(systems.make(LAB, {"precision": "fp32"}))["precision"] == "fp32"
     for capability, dtype in ((9, "bf16"), (7, "fp32")):

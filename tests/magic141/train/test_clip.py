@@ -43,9 +43,10 @@ def test_short_training_lowers_the_loss_and_leaves_loadable_weights(tmp_path, mo
     assert json.loads((tmp_path / "clip" / "exam.json").read_text()) == {"text motion": 0.5}
     assert seen.samples == 160
 
-    loaded = CLIPModel.from_pretrained(tmp_path / "clip" / "text_encoder")
+    folder = tmp_path / "clip" / "text_encoder"
+    assert CLIPModel.from_pretrained(folder).dtype == torch.bfloat16
+    loaded = CLIPModel.from_pretrained(folder, dtype=model.dtype)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path / "clip" / "tokenizer")
-    assert loaded.dtype == torch.bfloat16
     assert loaded.config._attn_implementation == model.config._attn_implementation
     for ours, theirs in zip(
         encode_prompt(model, make_tokenizer(), CAPTION),

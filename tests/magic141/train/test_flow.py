@@ -24,7 +24,7 @@ def batch(known, frames=3):
         text_tokens=torch.randn(4, 40, 128, generator=g),
         pooled=torch.randn(4, 128, generator=g),
         image_tokens=None,
-        cover=torch.rand(4, frames, 4, 4, generator=g),
+        cover=torch.rand(4, frames, 16, 16, generator=g),
     )
 
 
@@ -47,12 +47,12 @@ def test_given_frames_cost_nothing(denoiser):
 
 
 def test_covered_tokens_weigh_more(denoiser):
-    even = dataclasses.replace(batch(0), cover=torch.zeros(4, 3, 4, 4))
+    even = dataclasses.replace(batch(0), cover=torch.zeros(4, 3, 16, 16))
     heavy = even.cover.clone()
     heavy[:, 0] = 1.0
     loud = dataclasses.replace(even, latents=even.latents.clone(), cover=heavy)
     loud.latents[:, :, 0] *= 5.0
-    quiet = dataclasses.replace(loud, cover=torch.zeros(4, 3, 4, 4))
+    quiet = dataclasses.replace(loud, cover=torch.zeros(4, 3, 16, 16))
     assert loss(denoiser, loud)["loss"] > loss(denoiser, quiet)["loss"]
     torch.testing.assert_close(loss(denoiser, loud)["v"], loss(denoiser, quiet)["v"])
 
@@ -85,7 +85,7 @@ def source():
         spec,
         latents=np.broadcast_to(frames, (3, 25, 16, 8, 8)).copy(),
         image_tokens=np.zeros((3, 16, 128), np.float16),
-        cover=np.zeros((3, 25, 4, 4), np.uint8),
+        cover=np.zeros((3, 25, 16, 16), np.uint8),
     )
 
 

@@ -45,7 +45,7 @@ def test_coverage_keeps_the_area_of_objects():
     scenes = [WORLD.scene("train", row) for row in range(3)]
     mask = masks(scenes, 9)
     share = coverage(mask)
-    assert share.shape == (3, 3, 4, 4)
+    assert share.shape == (3, 3, 16, 16)
     areas = mask.float().mean((2, 3))
     expected = torch.stack([areas[:, 0], areas[:, 1:5].mean(1), areas[:, 5:9].mean(1)], dim=1)
     torch.testing.assert_close(share.mean((2, 3)), expected)
