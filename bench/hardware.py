@@ -11,8 +11,10 @@ import runpy
 import subprocess
 from functools import cache
 from pathlib import Path
+from time import perf_counter
 from typing import Literal
 
+import numpy as np
 import psutil
 
 from bench.records import Environment
@@ -55,6 +57,21 @@ def auto_precision() -> Literal["bf16", "fp32"]:
     if gpu_name() is not None:
         return "bf16" if (_gpu_capability() or 0) >= 8 else "fp32"
     return "bf16" if precision.native_bfloat16() else "fp32"
+
+
+@cache
+def matrix_flops() -> float:
+    """FLOP/s of a float32 matrix product on this CPU, all threads, measured in a fraction of a second.
+
+    For plans: two-core machines differ five-fold, and so does what a sweep takes on them.
+    """
+    side = 768
+    a = np.ones((side, side), np.float32)
+    a @ a  # threads start here
+    began = perf_counter()
+    for _ in range(3):
+        a @ a
+    return 3 * 2 * side**3 / (perf_counter() - began)
 
 
 def cores() -> int:

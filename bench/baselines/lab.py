@@ -13,10 +13,12 @@ from bench.errors import UnsupportedError
 from bench.systems import Output, Request, Stages, to_uint8
 from magic141 import arguments, weights
 
-STEP_SECONDS = {"bf16": 0.004, "fp32": 0.012}
-"""What a plan takes one pass of one clip through the transformer to cost, batched, on two cores."""
-CLIP_SECONDS = 0.03
-"""The same for what a clip costs besides: conditions, VAE, its file, its scores."""
+PASS_FLOPS = 1.63e9
+"""What a plan takes one pass of one clip through the transformer to cost, image to video."""
+CLIP_FLOPS = 6e9
+"""The same for what a clip costs besides: conditions, VAE, its scores."""
+BF16_SPEEDUP = 3.0
+"""Of the transformer in bf16 where `hardware.auto_precision` chooses it, over float32 there."""
 
 
 @dataclass
@@ -57,9 +59,9 @@ class Lab:
 
     def seconds_per_clip(self) -> float:
         passes = self.num_inference_steps * (2 if self.guidance_scale != 1 else 1)
-        return CLIP_SECONDS + STEP_SECONDS[self.precision] * passes * (
-            1.2 if self.task == "text to video" else 1.0
-        )
+        halves = 1.28 if self.task == "text to video" else 1.0
+        speedup = BF16_SPEEDUP if self.precision == "bf16" else 1.0
+        return (CLIP_FLOPS + PASS_FLOPS * passes * halves / speedup) / hardware.matrix_flops()
 
     def load(self) -> None:
         import torch
