@@ -191,7 +191,8 @@ def _own_directory() -> Path | None:
 def _sealable(folder: Path) -> Iterator[str]:
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.is_file() and not hidden and path.suffix not in (".md", ".partial") and path.name != SUMS:
+        about = path.suffix in (".md", ".partial") or path.name in (SUMS, "training.json")
+        if path.is_file() and not hidden and not about:
             yield path.relative_to(folder).as_posix()
 
 

@@ -23,11 +23,14 @@ text-to-video through its mask. The captions' closed vocabulary is its limit: it
 """
 SCORES = "## Scores\n"
 """What stands below this heading is measured by `bench`, and kept when the card is written again."""
+FACTS = "training.json"
+"""The same facts for programs, beside the card."""
+STAGES = ("vae", "decoder", "clip", "t2i", "i2v")
 COLUMNS = ("stage", "samples", "minutes", "seed", "machine", "commit", "command")
 
 
 def write_card(stages: list[dict[str, Any]], exams: dict[str, dict[str, float]], path: Path) -> None:
-    """Write the card at `path` from the facts of `stages` (as `card.json` holds them) and their `exams`."""
+    """Write the card at `path`, and `FACTS` beside it, from the facts of `stages` (as `card.json` holds them)."""
     old = path.read_text("utf-8") if path.exists() else ""
     kept = old[old.index(SCORES) :] if SCORES in old else ""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
@@ -43,17 +46,32 @@ def write_card(stages: list[dict[str, Any]], exams: dict[str, dict[str, float]],
     for stage, exam in exams.items():
         lines += [f"\nExam of stage `{stage}` on unseen scenes:\n", "| | |", "|---|---|"]
         lines += [f"| {name} | {value} |" for name, value in exam.items()]
-    partial = path.with_suffix(".partial")
-    partial.write_text(HEAD + "\n".join(lines) + "\n\n" + kept, "utf-8", newline="\n")
-    partial.replace(path)
+    facts_text = json.dumps({"stages": stages, "exams": exams}, indent=1) + "\n"
+    for target, text in (
+        (path, HEAD + "\n".join(lines) + "\n\n" + kept),
+        (path.with_name(FACTS), facts_text),
+    ):
+        partial = target.with_suffix(".partial")
+        partial.write_text(text, "utf-8", newline="\n")
+        partial.replace(target)
 
 
-def facts_of(run: Path, stages: tuple[str, ...]) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
-    """The facts and exams that `stages` left under `run`; a stage without them is left out."""
-    cards = [run / stage / "card.json" for stage in stages]
-    exams = {
-        stage: json.loads((run / stage / "exam.json").read_text("utf-8"))
-        for stage in stages
-        if (run / stage / "exam.json").exists()
-    }
-    return [json.loads(card.read_text("utf-8")) for card in cards if card.exists()], exams
+def facts_of(run: Path, kept: Path) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
+    """Facts and exams of the weights in `kept`, those of stages that `run` has trained brought up to date.
+
+    A stage's new run replaces its old ones, unless it went on from weights (`--initial`): then it is added to them.
+    """
+    path = kept / FACTS
+    old = json.loads(path.read_text("utf-8")) if path.exists() else {"stages": [], "exams": {}}
+    stages, exams = list(old["stages"]), dict(old["exams"])
+    for stage in STAGES:
+        if not (run / stage / "card.json").exists():
+            continue
+        new = json.loads((run / stage / "card.json").read_text("utf-8"))
+        if "--initial" not in new["command"]:
+            stages = [facts for facts in stages if facts["stage"] != stage]
+        if new not in stages:
+            stages.append(new)
+        if (run / stage / "exam.json").exists():
+            exams[stage] = json.loads((run / stage / "exam.json").read_text("utf-8"))
+    return sorted(stages, key=lambda facts: STAGES.index(facts["stage"])), exams

@@ -5,6 +5,7 @@ A stage takes the weights it needs from the run's own folder, or else those that
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def train_vae(out: Path, budget: float, samples: int, seed: int, initial: str | 
     _starts_from_nothing("vae", initial)
     model, seen = vae_stage.train(_vae_settings(out, budget, samples, seed))
     model.save_pretrained(out / "vae" / "model")
+    shutil.rmtree(out / "decoder", ignore_errors=True)  # it was tuned for other latents
     return seen
 
 
@@ -93,12 +95,7 @@ def train_i2v(out: Path, budget: float, samples: int, seed: int, initial: str | 
         encode_set(out / "latents", spec, count, vae, text)
         for spec, count in ((IMAGES, IMAGE_COUNT), (CLIPS, CLIP_COUNT), (LONG, LONG_COUNT))
     )
-    found = out / "t2i" / "denoiser.pt"
-    if initial is None and found.exists():
-        start = Denoiser()
-        start.load_state_dict(torch.load(found, weights_only=True))
-    else:
-        start = _denoiser(initial or LAB.name)
+    start = _denoiser(initial) if initial else _trained_denoiser(out / "t2i" / "denoiser.pt")
     settings = Settings(
         out=out, samples=samples, budget_minutes=budget, seed=seed, batch_size=32, lr=2e-3, muon_lr=4e-3
     )
@@ -113,30 +110,38 @@ STAGES = {"vae": train_vae, "decoder": train_decoder, "clip": train_clip, "t2i":
 def pack(out: Path, target: Path) -> None:
     """Write the trained stages of `out` as one diffusers folder, in half precision, with model card and checksums.
 
-    Raises InputError when a stage is missing.
+    Stages that `out` lacks come from the shipped weights. Raises InputError when it has none at all.
     """
     from magic141.pipeline import Magic141Pipeline
 
-    for stage in ("vae/model", "clip/text_encoder", "i2v/denoiser.pt"):
-        if not (out / stage).exists():
-            raise InputError(f"{out / stage} is missing: train the stage {stage.split('/')[0]!r} first")
-    denoiser = Denoiser()
-    denoiser.load_state_dict(torch.load(out / "i2v" / "denoiser.pt", weights_only=True))
+    trained = ("vae/model", "decoder/model", "clip/text_encoder", "i2v/denoiser.pt")
+    if not any((out / part).exists() for part in trained):
+        raise InputError(f"{out} holds no trained stage: train one first, or name the folder with --out")
     pipeline = Magic141Pipeline(
-        transformer=denoiser.transformer.half(),
+        transformer=_trained_denoiser(out / "i2v" / "denoiser.pt").transformer.half(),
         vae=_vae(out).half(),
         text_encoder=_clip(out).bfloat16(),
         tokenizer=make_tokenizer(),
         scheduler=FlowMatchScheduler(shift=LAB.sampler.shift),
     )
+    facts, exams = facts_of(out, weights.resolve(LAB.name))
     pipeline.save_pretrained(target)
-    write_card(*facts_of(out, ("vae", "clip", "t2i", "i2v")), target / "README.md")
+    write_card(facts, exams, target / "README.md")
     weights.seal(target)
 
 
 def _starts_from_nothing(stage: str, initial: str | None) -> None:
     if initial is not None:
         raise InputError(f"--initial {initial}: stage {stage!r} takes none; it is for t2i and i2v")
+
+
+def _trained_denoiser(path: Path) -> Denoiser:
+    """What a stage left at `path`, or else the shipped transformer."""
+    if not path.exists():
+        return _denoiser(LAB.name)
+    denoiser = Denoiser()
+    denoiser.load_state_dict(torch.load(path, weights_only=True))
+    return denoiser
 
 
 def _denoiser(source: str) -> Denoiser:
@@ -148,7 +153,9 @@ def _denoiser(source: str) -> Denoiser:
 
 
 def _vae(out: Path) -> AutoencoderMagic141:
-    model = AutoencoderMagic141.from_pretrained(_trained_or_shipped(out / "vae" / "model", "vae"))
+    tuned = out / "decoder" / "model"
+    folder = tuned if tuned.exists() else _trained_or_shipped(out / "vae" / "model", "vae")
+    model = AutoencoderMagic141.from_pretrained(folder, dtype=torch.float32)
     return model.to(memory_format=torch.channels_last).eval()
 
 

@@ -33,11 +33,32 @@ def test_measured_scores_survive_a_new_card(tmp_path):
     assert "| vae | 1 |" in text
 
 
-def test_facts_are_found_where_stages_leave_them(tmp_path):
-    for stage in ("vae", "i2v"):
-        (tmp_path / stage).mkdir()
-        (tmp_path / stage / "card.json").write_text(json.dumps(FACTS | {"stage": stage}))
-    (tmp_path / "i2v" / "exam.json").write_text('{"motion": 1.0}')
-    stages, exams = facts_of(tmp_path, ("vae", "clip", "i2v"))
-    assert [facts["stage"] for facts in stages] == ["vae", "i2v"]
-    assert exams == {"i2v": {"motion": 1.0}}
+def leave(run, stage, **facts):
+    (run / stage).mkdir(parents=True)
+    (run / stage / "card.json").write_text(json.dumps(FACTS | {"stage": stage} | facts))
+
+
+def test_stages_that_were_not_trained_again_keep_their_facts(tmp_path):
+    kept, run = tmp_path / "kept", tmp_path / "run"
+    kept.mkdir()
+    old = [FACTS, FACTS | {"stage": "i2v"}]
+    write_card(old, {"clip": {"motion": 0.5}}, kept / "README.md")
+    leave(run, "vae", samples=7)
+    leave(run, "clip")
+    (run / "clip" / "exam.json").write_text('{"motion": 1.0}')
+    stages, exams = facts_of(run, kept)
+    assert [(facts["stage"], facts["samples"]) for facts in stages] == [
+        ("vae", 7),
+        ("clip", FACTS["samples"]),
+        ("i2v", FACTS["samples"]),
+    ]
+    assert exams == {"clip": {"motion": 1.0}}
+
+
+def test_a_stage_that_went_on_is_added_once(tmp_path):
+    write_card([FACTS | {"stage": "i2v"}], {}, tmp_path / "README.md")
+    leave(tmp_path, "i2v", command="python -m magic141.train i2v --initial lab", samples=9)
+    for _ in range(2):
+        stages, exams = facts_of(tmp_path, tmp_path)
+        assert [facts["samples"] for facts in stages] == [FACTS["samples"], 9]
+        write_card(stages, exams, tmp_path / "README.md")
