@@ -1,4 +1,4 @@
-"""`python -m evals`: train and examine the judge, store the statistics of truth, see how scores answer."""
+"""`python -m evals`: score videos and compare the scores; train and examine the judge of the lab world."""
 
 from __future__ import annotations
 
@@ -118,6 +118,61 @@ def calibrate(
     console.print(table)
     if json_out:
         json_out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+@app.command()
+def score(
+    paths: Annotated[list[Path], typer.Argument(help="Video files, and folders of videos or of images.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The JSON file to write.")],
+    csv_output: Annotated[Path | None, typer.Option("--csv", help="Also write a line a clip here.")] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="Names, separated by commas; by default all that need no weights.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="CSV or JSON lines: file, prompt and, if there is one, seed.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of first frames, named like the clips; for clip-image.")
+    ] = None,
+    reference: Annotated[Path | None, typer.Option(help="Folder of real clips; for fvd.")] = None,
+    fvd_protocol: Annotated[str, typer.Option(help="styleganv, videogpt or tf.")] = "styleganv",
+    fvd_frames: Annotated[int, typer.Option(min=10, help="First frames of each clip that fvd sees.")] = 16,
+    clip_model: Annotated[str, typer.Option(help="open_clip's name, or local-dir:FOLDER.")] = "ViT-B-32",
+    clip_weights: Annotated[str | None, typer.Option(help="open_clip's tag, or a checkpoint file.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="The I3D file, for fvd.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, … for clip and fvd.")] = "cpu",
+) -> None:
+    """Score any videos. Exit code 1 where a clip could not be scored whole: the file says which, and why."""
+    from evals import command, results
+
+    request = command.request(
+        metrics=metrics,
+        prompts=prompts,
+        images=images,
+        reference=reference,
+        fvd_protocol=fvd_protocol,
+        fvd_frames=fvd_frames,
+        clip_model=clip_model,
+        clip_weights=clip_weights,
+        weights=weights,
+        device=device,
+        paths=paths,
+    )
+    scores = command.score(paths, request, [output, csv_output])
+    results.write(scores, output, csv_output)
+    command.show(scores, console)
+    console.print(f"{output} written", highlight=False, soft_wrap=True)
+    if scores.failed or scores.omitted or scores.warnings or any(clip.reason for clip in scores.clips):
+        raise typer.Exit(1)
+
+
+@app.command()
+def compare(first: Path, second: Path) -> None:
+    """Compare two score files clip by clip: SECOND against FIRST, with paired intervals."""
+    from evals import command, results
+    from evals.compare import compare as compare_files
+
+    command.show_comparison(list(compare_files(results.read(first), results.read(second))), console)
 
 
 def main() -> None:

@@ -65,6 +65,10 @@ METRICS: dict[str, Metric] = {
 }
 
 
+CLIP_METRICS = ("clip-text", "clip-image", "clip-consistency", "clip-first-frame", "clip-background")
+"""Scores of `evals.clip_scores`, named here for command lines that load no torch."""
+
+
 def check_metrics(names: Sequence[str] | None) -> tuple[str, ...]:
     """The names, or all of them for None. Raises InputError for an unknown one, naming the nearest known."""
     if names is None:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from magic141.errors import InputError
 
-Better = Literal["higher", "lower", "target"]
+Better = Literal["higher", "lower", "target", "descriptive"]
 
 
 class ProtocolMismatch(InputError):
@@ -31,7 +31,7 @@ class Score:
         low, high: its 95 % interval; None where none can be given.
         n: number of clips (or images) that the value rests on.
         protocol: how it was measured; see `protocol_string`.
-        better: "higher", "lower", or "target" (nearer to `target` is better).
+        better: "higher", "lower", "target" (nearer to `target` is better), or "descriptive": neither is, in itself.
         target: the best value where `better` is "target", e.g. 1 for a ratio to truth.
         floor: what truth itself scores against the reference, already subtracted from `value`; None where the
             metric has no such floor.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from evals import statistics
 from magic141.errors import InputError
 
-TRIALS = 400
+TRIALS = 500
 
 
 def covered(estimates, truth):

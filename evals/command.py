@@ -1,0 +1,128 @@
+"""What the `score` and `compare` commands do with their arguments, and how they print what came out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+from rich.console import Console
+from rich.table import Table
+
+from evals import clips
+from evals.compare import Comparison
+from evals.prompts import match, read_prompts
+from evals.results import ScoreFile, check_writable
+from evals.scoring import Frame, FvdRequest, Request, check_names, score_clips
+from magic141.errors import InputError
+
+
+def request(
+    *,
+    paths: Sequence[Path],
+    metrics: str | None,
+    prompts: Path | None,
+    images: Path | None,
+    reference: Path | None,
+    fvd_protocol: str,
+    fvd_frames: int,
+    clip_model: str,
+    clip_weights: str | None,
+    weights: Path | None,
+    device: str,
+) -> Request:
+    """Everything that scoring needs, checked before the first clip is decoded.
+
+    Raises InputError, WeightsMissing or WeightsCorrupt.
+    """
+    measures, clip_metrics, wants_fvd = check_names(metrics.split(",") if metrics else None)
+    if wants_fvd and reference is None:
+        raise InputError("fvd is a distance between two sets: give --reference a folder of real clips")
+    names = [source.name for source in clips.find(paths)]
+    origins = match(names, read_prompts(prompts)) if prompts else {}
+    judge = None
+    if clip_metrics:
+        from evals.clip_scores import ClipJudge
+
+        judge = ClipJudge.load(clip_model, clip_weights, device)
+    fvd = None
+    if wants_fvd and reference is not None:
+        from evals.fvd import PROTOCOLS, find_extractor
+
+        if fvd_protocol not in PROTOCOLS:
+            raise InputError(f"--fvd-protocol {fvd_protocol!r} is unknown; use one of {', '.join(PROTOCOLS)}")
+        extractor = find_extractor(weights, device)
+        fvd = FvdRequest(PROTOCOLS[fvd_protocol], extractor, clips.find([reference]), fvd_frames)
+    return Request(
+        measures=measures,
+        origins=origins,
+        prompted=prompts is not None,
+        images=_images(images, names) if images else {},
+        clip_judge=judge,
+        clip_metrics=clip_metrics,
+        fvd=fvd,
+    )
+
+
+def score(paths: Sequence[Path], wanted: Request, outputs: Sequence[Path | None]) -> ScoreFile:
+    """Score the clips in `paths`, once it is known that the results can be written."""
+    for output in outputs:
+        if output is not None:
+            check_writable(output)
+    shown = " ".join(path.name for path in paths)  # where they lie on this machine is nobody's business
+    return score_clips(clips.find(paths), wanted, f"python -m evals score {shown}")
+
+
+def show(scores: ScoreFile, console: Console) -> None:
+    """Print the aggregate, flags, and what went wrong."""
+    table = Table("score", "value", "95 % interval", "n", "better", box=None, header_style="bold")
+    for name, found in scores.aggregate.items():
+        interval = "" if found.low is None else f"{found.low:.4g} to {found.high:.4g}"
+        table.add_row(name, f"{found.value:.4g} {found.unit}", interval, str(found.n), found.better)
+    console.print(table)
+    raised = Counter(name for clip in scores.clips for name in {flag.name for flag in clip.flags})
+    for name, count in raised.items():
+        console.print(f"[yellow]{count} of {len(scores.clips)} clips flagged {name}[/yellow]")
+    for clip in scores.clips:
+        if clip.reason:
+            console.print(f"{clip.name}: {clip.outcome}: {clip.reason}", highlight=False, markup=False)
+    for name, reason in scores.omitted.items():
+        console.print(f"no {name}: {reason}", highlight=False, markup=False)
+    for warning in scores.warnings:
+        console.print(warning, highlight=False, markup=False)
+
+
+def show_comparison(rows: Sequence[Comparison], console: Console) -> None:
+    """Print one line a metric."""
+    table = Table("score", "first", "second", "paired difference", "n", "verdict", box=None)
+    for row in rows:
+        text, count = "", ""
+        if row.difference is not None:
+            value, low, high, n = row.difference
+            text, count = f"{value:+.4g} [{low:+.4g}, {high:+.4g}]", str(n)
+        table.add_row(
+            row.metric, f"{row.first.value:.4g}", f"{row.second.value:.4g}", text, count, row.verdict
+        )
+    console.print(table)
+
+
+def _images(folder: Path, names: Sequence[str]) -> dict[str, Frame]:
+    """Clip name -> picture, by the stem of the file."""
+    if not folder.is_dir():
+        raise InputError(f"--images {str(folder)!r} is no folder; give one with a picture for each clip")
+    files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in clips.IMAGES}
+    found = {}
+    for name in names:
+        path = files.get(Path(name).stem)
+        if path is None:
+            continue
+        try:
+            with Image.open(path) as image:
+                found[name] = np.asarray(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise InputError(f"{str(path)!r} cannot be read as an image; replace it") from error
+    if not found:
+        raise InputError(f"no picture in {str(folder)!r} is named like a clip; name clip.mp4's clip.png")
+    return found

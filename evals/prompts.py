@@ -1,0 +1,99 @@
+"""Which prompt and seed a clip was made from, by its file name; no naming convention is asked for."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from magic141.errors import InputError
+
+NAME_COLUMNS = ("file", "name", "path", "video", "filename")
+PROMPT_COLUMNS = ("prompt", "caption", "text")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a clip was made from. `seed` is kept as written."""
+
+    prompt: str
+    seed: str | None = None
+
+
+def read_prompts(path: Path) -> dict[str, Origin]:
+    """File name -> origin, from a CSV with a header or a JSON-lines file.
+
+    The columns are one of `NAME_COLUMNS`, one of `PROMPT_COLUMNS`, and optionally `seed`.
+
+    Raises:
+        InputError: unreadable, another format, a column or value missing, or a file named twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read prompts from {str(path)!r}: {error}") from error
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        rows: list[tuple[int, Mapping[str, object]]] = list(enumerate(csv.DictReader(text.splitlines()), 2))
+    elif suffix in (".jsonl", ".ndjson"):
+        rows = [(number, _json_row(path, number, line)) for number, line in _lines(text)]
+    else:
+        raise InputError(f"prompts {str(path)!r} must be .csv or .jsonl")
+    found: dict[str, Origin] = {}
+    for number, row in rows:
+        where = f"{path.name}, line {number}"
+        name = _value(row, NAME_COLUMNS, where).replace("\\", "/").removeprefix("./")
+        if name in found:
+            raise InputError(f"{where}: {name!r} is named twice; keep one line")
+        seed = row.get("seed")
+        found[name] = Origin(
+            _value(row, PROMPT_COLUMNS, where), None if seed is None or seed == "" else str(seed)
+        )
+    return found
+
+
+def match(names: Iterable[str], origins: Mapping[str, Origin]) -> dict[str, Origin]:
+    """Clip name -> origin: by the whole name, else by the last part of the path, else by that without its suffix.
+
+    A clip that nothing names, or that two lines could mean, is left out.
+    """
+    tables: list[dict[str, list[Origin]]] = [{}, {}, {}]
+    for key, origin in origins.items():
+        for table, part in zip(tables, _parts(key), strict=True):
+            table.setdefault(part, []).append(origin)
+    found = {}
+    for name in names:
+        hits = (table.get(part, []) for table, part in zip(tables, _parts(name), strict=True))
+        candidates = next((hit for hit in hits if hit), [])
+        if len(candidates) == 1:
+            found[name] = candidates[0]
+    return found
+
+
+def _parts(name: str) -> tuple[str, str, str]:
+    path = PurePosixPath(name)
+    return name, path.name, path.stem
+
+
+def _lines(text: str) -> list[tuple[int, str]]:
+    return [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+
+
+def _json_row(path: Path, number: int, line: str) -> Mapping[str, object]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path.name}, line {number} is not JSON: {error.msg}") from error
+    if not isinstance(row, dict):
+        raise InputError(f"{path.name}, line {number} must be a JSON object, got {line[:40]!r}")
+    return row
+
+
+def _value(row: Mapping[str, object], columns: tuple[str, ...], where: str) -> str:
+    for column in columns:
+        value = row.get(column)
+        if isinstance(value, str) and value.strip():
+            return value.strip()
+    raise InputError(f"{where} has no {columns[0]!r}; give one of the columns {', '.join(columns)}")

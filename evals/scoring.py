@@ -1,0 +1,217 @@
+"""Scores any set of clips: measures each, keeps those that failed with their reason, and aggregates the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import track
+
+from evals import clips, statistics
+from evals.appearance import MEASURES, Measure, measure
+from evals.catalogue import CLIP_METRICS
+from evals.clips import Source
+from evals.panel import flags
+from evals.prompts import Origin
+from evals.protocol import Score, protocol_string
+from evals.results import ClipResult, Flag, ScoreFile
+from magic141.errors import InputError
+
+if TYPE_CHECKING:
+    from evals.clip_scores import ClipJudge
+    from evals.fvd import Extractor, FvdProtocol
+
+Frame = NDArray[np.uint8]
+
+COSINE = Measure("higher", "cosine", "similarity of CLIP vectors, see `evals.clip_scores`")
+
+
+@dataclass(frozen=True)
+class FvdRequest:
+    """A Fréchet video distance to `reference` clips, over the first `frames` frames of each."""
+
+    protocol: FvdProtocol
+    extractor: Extractor
+    reference: Sequence[Source]
+    frames: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to score, and what is known of the clips.
+
+    measures: names in `appearance.MEASURES`. origins, images: clip name -> prompt and seed, first frame. `prompted`
+    says that a prompts file was given, so that a clip without a prompt is worth a word.
+    """
+
+    measures: Sequence[str] = tuple(MEASURES)
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+    prompted: bool = False
+    images: Mapping[str, Frame] = field(default_factory=dict)
+    clip_judge: ClipJudge | None = None
+    clip_metrics: Sequence[str] = ()
+    fvd: FvdRequest | None = None
+
+
+def score_clips(sources: Sequence[Source], request: Request, command: str = "") -> ScoreFile:
+    """Score every source, one pass over its frames for each family of scores; memory does not grow with them."""
+    results = [_clip(source, request) for source in track(sources, "score")]
+    failed = sum(result.outcome == "failed" for result in results)
+    note = f"{failed} of {len(results)} clips failed" if failed else ""
+    names = dict.fromkeys([*request.measures, *request.clip_metrics])
+    aggregate: dict[str, Score] = {}
+    omitted: dict[str, str] = {}
+    for name in names:
+        values = [result.values[name] for result in results if name in result.values]
+        if values:
+            aggregate[name] = _mean(name, values, request, note)
+        else:
+            omitted[name] = "no clip has a value: see the reason of each"
+    warnings: list[str] = []
+    if request.fvd is not None:
+        ok = [s for s, result in zip(sources, results, strict=True) if result.outcome == "ok"]
+        distances, trouble = _distances(ok, request.fvd)
+        aggregate |= distances
+        warnings += trouble
+        if not distances:
+            omitted["fvd"] = trouble[-1]
+    return ScoreFile(
+        command=command, clips=tuple(results), aggregate=aggregate, omitted=omitted, warnings=tuple(warnings)
+    )
+
+
+class _Seen:
+    """Frames on their way to a measure, counted."""
+
+    def __init__(self, frames: Iterable[Frame]) -> None:
+        self.frames, self.count, self.shape = frames, 0, (0, 0, 0)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for frame in self.frames:
+            self.count, self.shape = self.count + 1, frame.shape
+            yield frame
+
+
+def _clip(source: Source, request: Request) -> ClipResult:
+    origin = request.origins.get(source.name)
+    prompt, seed = (None, None) if origin is None else (origin.prompt, origin.seed)
+    seen = _Seen(clips.frames(source))
+    reasons = []
+    try:
+        measured = measure(seen)
+        found = tuple(Flag(name=flag.name, evidence=str(flag)) for flag in flags(measured))
+        values = {name: measured[name] for name in request.measures}
+        rate = clips.fps(source)
+        if request.clip_judge is not None:
+            from evals.clip_scores import clip_scores
+
+            image = request.images.get(source.name)
+            scores = clip_scores(request.clip_judge, clips.frames(source), prompt, image)
+            values |= {name: scores[name] for name in request.clip_metrics if name in scores}
+            if prompt is not None and request.clip_judge.is_truncated(prompt):
+                reasons.append("the prompt is longer than CLIP reads: its end changes nothing")
+    except (InputError, cv2.error) as error:
+        reason = error.reason if isinstance(error, clips.ClipError) else str(error)
+        return ClipResult(name=source.name, outcome="failed", reason=reason, prompt=prompt, seed=seed)
+    if request.prompted and origin is None:
+        reasons.append("no line of the prompts file names this clip")
+    height, width, _ = seen.shape
+    return ClipResult(
+        name=source.name,
+        outcome="ok",
+        reason="; ".join(reasons),
+        prompt=prompt,
+        seed=seed,
+        frames=seen.count,
+        height=height,
+        width=width,
+        fps=rate,
+        values=values,
+        flags=found,
+    )
+
+
+def _mean(name: str, values: Sequence[float], request: Request, note: str) -> Score:
+    estimate = statistics.mean(values)
+    known = len(values) > 1
+    entry = MEASURES.get(name, COSINE)
+    if request.clip_judge is not None and name in request.clip_metrics:
+        protocol = request.clip_judge.protocol(name)
+    else:
+        protocol = protocol_string(name, frames="all", input="decoded files, native size and rate")
+    return Score(
+        value=estimate.value,
+        low=estimate.low if known else None,
+        high=estimate.high if known else None,
+        n=estimate.n,
+        protocol=protocol,
+        better=entry.better,
+        target=entry.target,
+        note=note,
+        unit=entry.unit,
+    )
+
+
+def _distances(sources: Sequence[Source], request: FvdRequest) -> tuple[dict[str, Score], list[str]]:
+    """Scores by name, and what went wrong on the way."""
+    from evals.fvd import fvd
+
+    trouble: list[str] = []
+    rows = [_features(part, request, trouble) for part in (sources, request.reference)]
+    try:
+        if min(map(len, rows)) < 2:
+            raise InputError(f"a distance needs 2 clips on each side, got {len(rows[0])} and {len(rows[1])}")
+        found = fvd(
+            rows[0], rows[1], request.protocol, frames=request.frames, extractor=request.extractor.sha256
+        )
+    except InputError as error:
+        return {}, [*trouble, str(error)]
+    scores = {"fvd": found.plain, "fvd-infinity": found.infinity, "kvd": found.kernel}
+    return {name: value for name, value in scores.items() if value is not None}, trouble
+
+
+def _features(sources: Sequence[Source], request: FvdRequest, trouble: list[str]) -> NDArray[np.float64]:
+    """(n, 400) features of the clips that are long enough; the others are named in `trouble`."""
+    from evals.fvd import WIDTH, features
+
+    def long_enough() -> Iterator[NDArray[np.uint8]]:
+        for source in track(sources, "features"):
+            try:
+                window = list(islice(clips.frames(source), request.frames))
+            except InputError as error:
+                trouble.append(str(error))
+                continue
+            if len(window) < request.frames:
+                trouble.append(
+                    f"{source.name}: {len(window)} frames, and {request.frames} are needed for FVD"
+                )
+            else:
+                yield np.stack(window)
+
+    parts = list(features(long_enough(), request.extractor, request.protocol))
+    return np.concatenate([np.empty((0, WIDTH)), *parts])
+
+
+def check_names(names: Sequence[str] | None) -> tuple[list[str], list[str], bool]:
+    """The measures, the CLIP scores and whether FVD is asked for; all measures by default.
+
+    Raises InputError for an unknown name, with the nearest known one.
+    """
+    import difflib
+
+    known = [*MEASURES, *CLIP_METRICS, "fvd"]
+    wanted = list(MEASURES) if names is None else list(dict.fromkeys(names))
+    for name in wanted:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise InputError(f"unknown metric {name!r}; did you mean {near!r}? Known are {', '.join(known)}")
+    return (
+        [name for name in wanted if name in MEASURES],
+        [name for name in wanted if name in CLIP_METRICS],
+        "fvd" in wanted,
+    )

@@ -1,0 +1,174 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from evals import results
+from evals.__main__ import app
+from evals.appearance import MEASURES, measure
+from evals.clips import find, frames
+from evals.fvd import PROTOCOLS, Extractor
+from evals.scoring import FvdRequest, Request, check_names, score_clips
+from magic141.data.render import render
+from magic141.data.world import World
+from magic141.errors import InputError
+from magic141.video import write_video
+
+FRAMES = 13
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Six good clips of three kinds, a still one, and three that cannot be scored."""
+    path = tmp_path_factory.mktemp("clips")
+    clips = render(World().scenes("test", 0, 6), FRAMES).numpy()
+    for i, clip in enumerate(clips[:4]):
+        write_video(path / f"{i}.mp4", clip, 16)
+    (path / "pictures").mkdir()
+    for i, frame in enumerate(clips[4]):
+        Image.fromarray(frame).save(path / "pictures" / f"frame{i}.png")
+    pages = [Image.fromarray(frame) for frame in clips[5]]
+    pages[0].save(path / "five.gif", save_all=True, append_images=pages[1:], duration=62)
+    write_video(path / "still.mp4", np.repeat(clips[0][:1], FRAMES, axis=0), 16)
+    (path / "empty.mp4").touch()
+    (path / "text.mp4").write_text("not a video")
+    write_video(path / "one.mp4", clips[0][:1], 16)
+    return path
+
+
+@pytest.fixture(scope="module")
+def scores(folder):
+    return score_clips(find([folder]), Request())
+
+
+def test_every_clip_is_in_the_file_and_the_failed_ones_say_why(scores):
+    outcomes = {clip.name: clip.outcome for clip in scores.clips}
+    assert len(outcomes) == 10
+    assert {name for name, outcome in outcomes.items() if outcome == "failed"} == {
+        "empty.mp4",
+        "text.mp4",
+        "one.mp4",
+    }
+    reasons = {clip.name: clip.reason for clip in scores.failed}
+    assert "0 bytes" in reasons["empty.mp4"]
+    assert "at least 2 frames" in reasons["one.mp4"]
+    assert all(score.n == 7 and "3 of 10 clips failed" in score.note for score in scores.aggregate.values())
+    assert list(scores.aggregate) == list(MEASURES)
+
+
+def test_values_are_those_of_the_measures(scores, folder):
+    clip = next(clip for clip in scores.clips if clip.name == "2.mp4")
+    assert clip.values == measure(frames(find([folder / "2.mp4"])[0]))
+    assert (clip.frames, clip.height, clip.width, clip.fps) == (FRAMES, 64, 64, 16.0)
+    assert scores.aggregate["flow"].value == pytest.approx(
+        np.mean([clip.values["flow"] for clip in scores.clips if clip.outcome == "ok"])
+    )
+
+
+def test_a_still_clip_is_flagged(scores):
+    flagged = {clip.name: {flag.name for flag in clip.flags} for clip in scores.clips}
+    assert "static" in flagged["still.mp4"]
+
+
+class Pooled(torch.nn.Module):
+    """Stands for I3D: 400 fixed projections of a coarse picture of the clip."""
+
+    def forward(self, x):
+        small = torch.nn.functional.adaptive_avg_pool3d(x, (2, 4, 4)).flatten(1)
+        weight = torch.randn(small.shape[1], 400, generator=torch.Generator().manual_seed(0))
+        return small @ weight
+
+
+def fvd_request(sources, length=FRAMES):
+    extractor = Extractor(Pooled(), "0" * 64, scripted=False)
+    return Request(measures=["flow"], fvd=FvdRequest(PROTOCOLS["videogpt"], extractor, sources, length))
+
+
+def test_a_set_is_no_distance_from_itself_and_short_clips_are_named(folder):
+    sources = find([folder])
+    found = score_clips(sources, fvd_request([s for s in sources if s.name != "one.mp4"]))
+    assert found.aggregate["fvd"].value == pytest.approx(0, abs=1e-6)
+    assert found.aggregate["fvd"].n == 7
+    assert "ONLY 7 GENERATED CLIPS" in found.aggregate["fvd"].note
+    assert any("empty.mp4" in warning for warning in found.warnings)
+    longer = score_clips(sources, fvd_request(sources, FRAMES + 1))
+    assert "fvd" in longer.omitted
+    assert any(f"{FRAMES} frames, and {FRAMES + 1} are needed" in warning for warning in longer.warnings)
+
+
+def test_a_reference_of_one_clip_gives_no_distance_but_the_rest(folder):
+    found = score_clips(find([folder]), fvd_request(find([folder / "0.mp4"])))
+    assert "2 clips on each side" in found.omitted["fvd"]
+    assert found.aggregate["flow"].n == 7
+
+
+def test_names_are_checked():
+    assert check_names(["fvd", "flow", "clip-text"]) == (["flow"], ["clip-text"], True)
+    with pytest.raises(InputError, match="did you mean 'sharpness'"):
+        check_names(["sharpnes"])
+
+
+def run(*args):
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+def test_the_command_scores_and_compares(folder, tmp_path):
+    prompts = tmp_path / "prompts.csv"
+    prompts.write_text("file,prompt,seed\n0,a ring,0\n1.mp4,a star,0\n", encoding="utf-8")
+    outputs = [tmp_path / f"{i}.json" for i in range(2)]
+    clips = [folder / "0.mp4", folder / "1.mp4"]
+    for output in outputs:
+        done = run("score", *clips, "-o", output, "--csv", tmp_path / "s.csv", "--prompts", prompts)
+        assert done.exit_code == 0, done.output
+    found = results.read(outputs[0])
+    assert [(clip.prompt, clip.seed) for clip in found.clips] == [("a ring", "0"), ("a star", "0")]
+    assert str(folder) not in outputs[0].read_text()
+    assert (tmp_path / "s.csv").read_text().startswith("name,outcome,")
+    done = run("compare", *outputs)
+    assert done.exit_code == 0, done.output
+    assert "no difference shown" in " ".join(done.output.split())
+
+
+def test_what_fails_shows_in_the_exit_code(folder, tmp_path):
+    done = run("score", folder, "-o", tmp_path / "s.json", "--metrics", "flow")
+    assert done.exit_code == 1
+    assert "empty.mp4: failed: empty file" in done.output
+    facts = json.loads((tmp_path / "s.json").read_text())
+    assert len(facts["clips"]) == 10
+    prompts = tmp_path / "p.jsonl"
+    prompts.write_text('{"file": "other.mp4", "prompt": "a ring"}\n')
+    done = run(
+        "score", folder / "0.mp4", "-o", tmp_path / "t.json", "--metrics", "flow", "--prompts", prompts
+    )
+    assert done.exit_code == 1
+    assert "no line of the prompts file" in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["nowhere"], "does not exist"),
+        (["{clips}", "--metrics", "flwo"], "did you mean 'flow'"),
+        (["{clips}", "--metrics", "fvd"], "give --reference"),
+        (
+            ["{clips}", "--metrics", "fvd", "--reference", "{clips}", "--fvd-protocol", "x"],
+            "use one of styleganv",
+        ),
+        (["{clips}", "--images", "{clips}/empty.mp4"], "no folder"),
+        (["{clips}", "--prompts", "none.csv"], "cannot read prompts"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_decoded(folder, tmp_path, args, says):
+    output = tmp_path / "s.json"
+    done = run("score", *[arg.replace("{clips}", str(folder)) for arg in args], "-o", output)
+    assert isinstance(done.exception, InputError)
+    assert says in str(done.exception)
+    assert not output.exists()
+
+
+def test_an_output_that_cannot_be_written_is_refused_first(folder, tmp_path):
+    done = run("score", folder, "-o", tmp_path / "none" / "s.json")
+    assert "cannot write" in str(done.exception)
