@@ -42,8 +42,8 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests; those marked `gpu` are left out where there is no accelerator."""
-    run_python(session, "-m", "pytest", "-q", *session.posargs)
+    """Run the tests but the slow ones (`-- -m slow`); `gpu` ones are left out where there is no accelerator."""
+    run_python(session, "-m", "pytest", "-q", *(session.posargs or ("-m", "not slow")))
 
 
 @nox.session
