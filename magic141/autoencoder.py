@@ -71,13 +71,12 @@ class AutoencoderMagic141(ModelMixin, ConfigMixin):
         fine_width: int = 64,
         encoder_blocks: int = 3,
         decoder_blocks: int = 2,
-        fine_encoder_blocks: int = 1,
-        fine_decoder_blocks: int = 3,
+        fine_blocks: int = 1,
     ) -> None:
         super().__init__()
         pixels = 3 * 2 * 4 * 4  # two frames of a 4 x 4 patch
         self.patch = nn.Conv2d(pixels, fine_width, 3, padding=1)
-        self.fine_encoder = nn.ModuleList(FineBlock(fine_width) for _ in range(fine_encoder_blocks))
+        self.fine_encoder = nn.ModuleList(FineBlock(fine_width) for _ in range(fine_blocks))
         self.down = nn.Conv2d(8 * fine_width, width, 1)
         self.encoder = nn.ModuleList(CausalBlock(width) for _ in range(encoder_blocks))
         self.to_latent = nn.Conv2d(width, latent_channels, 1)
@@ -86,7 +85,7 @@ class AutoencoderMagic141(ModelMixin, ConfigMixin):
         self.from_latent = nn.Conv2d(latent_channels, width, 3, padding=1)
         self.decoder = nn.ModuleList(CausalBlock(width) for _ in range(decoder_blocks))
         self.up = nn.Conv2d(width, 8 * fine_width, 1)
-        self.fine_decoder = nn.ModuleList(FineBlock(fine_width) for _ in range(fine_decoder_blocks))
+        self.fine_decoder = nn.ModuleList(FineBlock(fine_width) for _ in range(fine_blocks))
         self.to_pixels = nn.Conv2d(fine_width, pixels, 3, padding=1)
 
     def encode(self, video: Tensor, start: bool = True) -> Tensor:

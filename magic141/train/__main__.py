@@ -28,7 +28,6 @@ Seed = Annotated[int, typer.Option(help="Seed of weights, data order and noise."
 
 STAGES = {
     "vae": ("Train the autoencoder.", 48.0, 200_000),
-    "decoder": ("Tune the decoder of the autoencoder alone; latents stay valid.", 20.0, 50_000),
     "clip": ("Train the text and image encoders.", 13.0, 400_000),
     "t2i": ("Train text to image; needs vae and clip, of this folder or shipped.", 30.0, 2_000_000),
     "i2v": ("Train image to video from the checkpoint of t2i.", 90.0, 1_000_000),

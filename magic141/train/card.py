@@ -25,7 +25,7 @@ SCORES = "## Scores\n"
 """What stands below this heading is measured by `bench`, and kept when the card is written again."""
 FACTS = "training.json"
 """The same facts for programs, beside the card."""
-STAGES = ("vae", "decoder", "clip", "t2i", "i2v")
+STAGES = ("vae", "clip", "t2i", "i2v")
 COLUMNS = ("stage", "samples", "minutes", "seed", "machine", "commit", "command")
 
 

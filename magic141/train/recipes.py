@@ -5,8 +5,6 @@ A stage takes the weights it needs from the run's own folder, or else those that
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -34,31 +32,12 @@ IMAGE_COUNT, CLIP_COUNT, LONG_COUNT = 40_000, 20_000, 3_000
 
 def train_vae(out: Path, budget: float, samples: int, seed: int, initial: str | None) -> Progressed:
     _starts_from_nothing("vae", initial)
-    model, seen = vae_stage.train(_vae_settings(out, budget, samples, seed))
-    model.save_pretrained(out / "vae" / "model")
-    shutil.rmtree(out / "decoder", ignore_errors=True)  # it was tuned for other latents
-    return seen
-
-
-def train_decoder(out: Path, budget: float, samples: int, seed: int, initial: str | None) -> Progressed:
-    _starts_from_nothing("decoder", initial)
-    trained = AutoencoderMagic141.from_pretrained(_trained_or_shipped(out / "vae" / "model", "vae"))
-    settings = replace(_vae_settings(out, budget, samples, seed), warmup_steps=20)
-    model, seen = vae_stage.tune_decoder(settings, trained)
-    model.save_pretrained(out / "decoder" / "model")
-    return seen
-
-
-def _vae_settings(out: Path, budget: float, samples: int, seed: int) -> Settings:
-    return Settings(
-        out=out,
-        samples=samples,
-        budget_minutes=budget,
-        seed=seed,
-        batch_size=vae_stage.BATCH,
-        lr=1.2e-3,
-        muon_lr=1.2e-3,
+    settings = Settings(
+        out=out, samples=samples, budget_minutes=budget, seed=seed, batch_size=16, lr=1.2e-3, muon_lr=1.2e-3
     )
+    model, seen = vae_stage.train(settings)
+    model.save_pretrained(out / "vae" / "model")
+    return seen
 
 
 def train_clip(out: Path, budget: float, samples: int, seed: int, initial: str | None) -> Progressed:
@@ -104,7 +83,7 @@ def train_i2v(out: Path, budget: float, samples: int, seed: int, initial: str | 
     return seen
 
 
-STAGES = {"vae": train_vae, "decoder": train_decoder, "clip": train_clip, "t2i": train_t2i, "i2v": train_i2v}
+STAGES = {"vae": train_vae, "clip": train_clip, "t2i": train_t2i, "i2v": train_i2v}
 
 
 def pack(out: Path, target: Path) -> None:
@@ -114,7 +93,7 @@ def pack(out: Path, target: Path) -> None:
     """
     from magic141.pipeline import Magic141Pipeline
 
-    trained = ("vae/model", "decoder/model", "clip/text_encoder", "i2v/denoiser.pt")
+    trained = ("vae/model", "clip/text_encoder", "i2v/denoiser.pt")
     if not any((out / part).exists() for part in trained):
         raise InputError(f"{out} holds no trained stage: train one first, or name the folder with --out")
     pipeline = Magic141Pipeline(
@@ -153,8 +132,7 @@ def _denoiser(source: str) -> Denoiser:
 
 
 def _vae(out: Path) -> AutoencoderMagic141:
-    tuned = out / "decoder" / "model"
-    folder = tuned if tuned.exists() else _trained_or_shipped(out / "vae" / "model", "vae")
+    folder = _trained_or_shipped(out / "vae" / "model", "vae")
     model = AutoencoderMagic141.from_pretrained(folder, dtype=torch.float32)
     return model.to(memory_format=torch.channels_last).eval()
 

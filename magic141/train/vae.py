@@ -1,4 +1,4 @@
-"""Stages `vae` and `decoder`: the autoencoder learns to reconstruct clips of the lab world."""
+"""Stage `vae`: the autoencoder learns to reconstruct clips of the lab world."""
 
 from __future__ import annotations
 
@@ -11,16 +11,12 @@ from torch import Tensor
 from magic141.autoencoder import AutoencoderMagic141
 from magic141.data.render import masks, render
 from magic141.data.world import World
-from magic141.errors import InputError
-from magic141.train.loop import Loss, Progressed, Settings, autocast, fit
+from magic141.train.loop import Progressed, Settings, autocast, fit
 
 OBJECT_WEIGHT = 12.0
 """Extra weight of pixels in the dilated object mask: objects are 5 % of the picture and most of its meaning."""
 LATENT_NOISE = 0.1
 """Standard deviation of noise on the whitened latents: a smooth space is easier to denoise in."""
-DECODER_NOISE = 0.05
-"""The same while the decoder alone is tuned: generated latents are not exact either."""
-BATCH = 16
 
 
 def to_model(frames: Tensor) -> Tensor:
@@ -39,49 +35,23 @@ def dilated(mask: Tensor, reach: int = 2) -> Tensor:
 
 
 def train(settings: Settings) -> tuple[AutoencoderMagic141, Progressed]:
-    """Train encoder and decoder from scratch; return the averaged autoencoder, and what it saw."""
-    torch.manual_seed(settings.seed)
-    model = AutoencoderMagic141().to(memory_format=torch.channels_last)
-    average, seen = fit(model, _loss(model, LATENT_NOISE), replace(settings, out=settings.out / "vae"))
-    return average.eval(), seen
+    """Train and return the averaged autoencoder, and what it saw.
 
-
-def tune_decoder(settings: Settings, trained: AutoencoderMagic141) -> tuple[AutoencoderMagic141, Progressed]:
-    """Train the decoder alone, with less noise and blocks that `trained` may lack (they start as identities).
-
-    The encoder stays as it is, and with it every latent: what was trained on latents stays valid.
+    Crops alternate between starts of clips and continuations.
     """
     torch.manual_seed(settings.seed)
-    model = AutoencoderMagic141()
-    missing, unexpected = model.load_state_dict(trained.state_dict(), strict=False)
-    if unexpected or not all(name.startswith("fine_decoder.") for name in missing):
-        raise InputError(f"this autoencoder has another shape: {', '.join([*missing, *unexpected])}")
-    model = model.to(memory_format=torch.channels_last)
-    for part in (model.patch, model.fine_encoder, model.down, model.encoder, model.to_latent):
-        part.requires_grad_(False)
-    loss = _loss(model, DECODER_NOISE)
-
-    def steady(step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        model.whiten.eval()  # its running statistics are a part of the latents
-        return loss(step, generator)
-
-    average, seen = fit(model, steady, replace(settings, out=settings.out / "decoder"))
-    return average.requires_grad_(True).eval(), seen
-
-
-def _loss(model: AutoencoderMagic141, latent_noise: float) -> Loss:
-    """Weighted error of reconstructions. Crops alternate between starts of clips and continuations."""
+    model = AutoencoderMagic141().to(memory_format=torch.channels_last)
     world = World(moving_texture=0.8)
 
     def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        first = step * BATCH
-        scenes = world.scenes("train", first, BATCH)
+        first = step * settings.batch_size
+        scenes = world.scenes("train", first, settings.batch_size)
         start = step % 2 == 0
         offset = 0 if start else int(torch.randint(1, 80, (), generator=generator))
         frames = 9 if start else 12
         video = to_model(render(scenes, frames, offset))
         weight = 1.0 + OBJECT_WEIGHT * dilated(masks(scenes, frames, offset))
-        noise = latent_noise * torch.randn(len(video), 16, 3, 8, 8, generator=generator)
+        noise = LATENT_NOISE * torch.randn(len(video), 16, 3, 8, 8, generator=generator)
         with autocast():
             error = model(video, start, noise).float() - video
         squared = error.square()
@@ -92,7 +62,8 @@ def _loss(model: AutoencoderMagic141, latent_noise: float) -> Loss:
             "psnr_object": _decibel(squared.detach()[inside]),
         }
 
-    return loss
+    average, seen = fit(model, loss, replace(settings, out=settings.out / "vae"))
+    return average.eval(), seen
 
 
 def _decibel(squared: Tensor) -> Tensor:

@@ -27,12 +27,7 @@ def make_pipeline() -> Magic141Pipeline:
     pipe = Magic141Pipeline(
         transformer=Magic141Transformer3DModel(**asdict(config)).eval(),
         vae=AutoencoderMagic141(
-            width=16,
-            fine_width=8,
-            encoder_blocks=1,
-            decoder_blocks=1,
-            fine_encoder_blocks=1,
-            fine_decoder_blocks=1,
+            width=16, fine_width=8, encoder_blocks=1, decoder_blocks=1, fine_blocks=1
         ).eval(),
         text_encoder=make_text_image_model().eval(),
         tokenizer=make_tokenizer(),

@@ -13,10 +13,10 @@ from magic141.train import recipes
 def test_packing_one_stage_keeps_the_rest_of_the_shipped_weights(tmp_path):
     torch.manual_seed(0)
     vae = AutoencoderMagic141()
-    vae.save_pretrained(tmp_path / "decoder" / "model")
-    facts = {"stage": "decoder", "samples": 16, "seconds": 1.0, "seed": 0, "machine": "m", "commit": "0" * 40}
-    facts["command"] = "python -m magic141.train decoder"
-    (tmp_path / "decoder" / "card.json").write_text(json.dumps(facts))
+    vae.save_pretrained(tmp_path / "vae" / "model")
+    facts = {"stage": "vae", "samples": 16, "seconds": 1.0, "seed": 0, "machine": "m", "commit": "0" * 40}
+    facts["command"] = "python -m magic141.train vae"
+    (tmp_path / "vae" / "card.json").write_text(json.dumps(facts))
     target = tmp_path / "packed"
     recipes.pack(tmp_path, target)
 
@@ -26,8 +26,8 @@ def test_packing_one_stage_keeps_the_rest_of_the_shipped_weights(tmp_path):
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     assert torch.equal(packed.vae.to_pixels.weight, vae.to_pixels.weight.half().float())
     stages = json.loads((target / "training.json").read_text("utf-8"))["stages"]
-    assert [row["stage"] for row in stages][:2] == ["vae", "decoder"]
-    assert "| decoder | 16 |" in (target / "README.md").read_text("utf-8")
+    assert [row["stage"] for row in stages] == ["vae", "clip", "t2i", "i2v"]
+    assert "| vae | 16 |" in (target / "README.md").read_text("utf-8")
     assert weights.verify(target)
 
 
