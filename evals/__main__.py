@@ -175,6 +175,34 @@ def compare(first: Path, second: Path) -> None:
     command.show_comparison(list(compare_files(results.read(first), results.read(second))), console)
 
 
+@app.command()
+def exam(
+    clips: Annotated[int, typer.Option(min=8, help="Truth clips; 48 and more for fvd-world.")] = 64,
+    quick: Annotated[bool, typer.Option("--quick", help="A dozen clips, in about a minute.")] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write all answers as JSON.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw them as a picture.")] = None,
+    threads: Threads = 1,
+) -> None:
+    """Which scores deserve belief? Harm truth clips by known amounts and see which scores notice."""
+    from dataclasses import asdict
+
+    from evals import command
+    from evals.exam import examine, plot
+    from evals.results import check_writable
+
+    for path in (output, figure):
+        if path is not None:
+            check_writable(path)
+    _use(threads)
+    answers = examine(12 if quick else clips)
+    command.show_exam(answers, console)
+    if output is not None:
+        rows = [asdict(answer) | {"verdict": answer.verdict} for answer in answers]
+        output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    if figure is not None:
+        plot(answers, figure)
+
+
 def main() -> None:
     """Run the door; errors that a caller can mend are printed without a traceback, exit code 2."""
     try:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from evals import clips
 from evals.compare import Comparison
+from evals.exam import Answer
 from evals.prompts import match, read_prompts
 from evals.results import ScoreFile, check_writable
 from evals.scoring import Frame, FvdRequest, Request, check_names, score_clips
@@ -105,6 +106,20 @@ def show_comparison(rows: Sequence[Comparison], console: Console) -> None:
         table.add_row(
             row.metric, f"{row.first.value:.4g}", f"{row.second.value:.4g}", text, count, row.verdict
         )
+    console.print(table)
+
+
+def show_exam(answers: Sequence[Answer], console: Console) -> None:
+    """Print a line a score: its verdict on each corruption."""
+    harms = list(dict.fromkeys(answer.corruption for answer in answers))
+    table = Table("score", *harms, box=None, header_style="bold")
+    colours = {"sees": "green", "moves": "cyan", "blind": "dim", "fooled": "red"}
+    rows: dict[str, dict[str, str]] = {}
+    for answer in answers:
+        text = f"[{colours[answer.verdict]}]{answer.verdict}[/]"
+        rows.setdefault(answer.score, {})[answer.corruption] = text
+    for score_name, cells in rows.items():
+        table.add_row(score_name, *(cells.get(harm, "-") for harm in harms))
     console.print(table)
 
 

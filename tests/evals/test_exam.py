@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+
+from evals.corruptions import CORRUPTIONS, LEVELS
+from evals.exam import CERTAIN, Answer, examine, plot
+from magic141.data.render import render
+from magic141.data.world import World
+
+
+@pytest.fixture(scope="module")
+def truth():
+    scenes = World(moving_texture=0.0).scenes("test", 0, 8)
+    return scenes, render(scenes).numpy()
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_harm_grows_with_its_level_and_is_the_same_again(truth, name):
+    scenes, clips = truth
+    before = clips.copy()
+    distances = []
+    for level in range(1, LEVELS + 1):
+        harmed, again = (
+            CORRUPTIONS[name](scenes, clips, level, np.random.default_rng(level)) for _ in range(2)
+        )
+        assert harmed.shape == clips.shape
+        assert harmed.dtype == np.uint8
+        assert np.array_equal(harmed, again)
+        distances.append(np.abs(harmed.astype(float) - clips).mean())
+    assert np.array_equal(clips, before)
+    assert distances[0] > 0
+    if name != "slow":  # a path that turns back comes near its truth again
+        assert distances == sorted(distances)
+
+
+def test_shuffling_keeps_every_frame(truth):
+    scenes, clips = truth
+    harmed = CORRUPTIONS["shuffle"](scenes, clips, LEVELS, np.random.default_rng(0))
+    assert np.array_equal(np.sort(harmed.mean((2, 3, 4))), np.sort(clips.mean((2, 3, 4))))
+    assert np.array_equal(harmed[:, 0], clips[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("better", "signal", "verdict"),
+    [
+        ("higher", -9.0, "sees"),
+        ("higher", 9.0, "fooled"),
+        ("lower", 9.0, "sees"),
+        ("target", -9.0, "sees"),
+        ("descriptive", 9.0, "moves"),
+        ("lower", 1.0, "blind"),
+    ],
+)
+def test_verdicts(better, signal, verdict):
+    assert Answer("s", "c", better, (0.0, 1.0), 1.0, signal).verdict == verdict
+
+
+def test_scores_answer_as_they_must(tmp_path):
+    answers = {(a.score, a.corruption): a for a in examine(8, ("blur", "flicker", "wrong colour"))}
+    assert answers["softness", "blur"].monotone == 1.0
+    assert answers["softness", "blur"].verdict == "sees"
+    assert answers["flickering", "flicker"].verdict == "sees"
+    assert answers["flickering", "blur"].values[0] <= answers["flickering", "blur"].values[-1]
+    assert answers["accuracy-colour", "wrong colour"].monotone == -1.0
+    assert answers["flickering", "wrong colour"].verdict == "blind"
+    assert all(abs(a.signal) <= CERTAIN and len(a.values) == LEVELS + 1 for a in answers.values())
+    plot(list(answers.values()), tmp_path / "exam.png")
+    assert (tmp_path / "exam.png").stat().st_size > 10_000
