@@ -66,7 +66,15 @@ METRICS: dict[str, Metric] = {
 
 
 CLIP_METRICS = ("clip-text", "clip-image", "clip-consistency", "clip-first-frame", "clip-background")
-"""Scores of `evals.clip_scores`, named here for command lines that load no torch."""
+VBENCH_METRICS = (
+    "subject-consistency",
+    "i2v-subject",
+    "aesthetic",
+    "imaging-quality",
+    "motion-smoothness",
+    "vbench-dynamic-degree",
+)
+"""Scores of `evals.clip_scores` and `evals.vbench`, named here for command lines that load no torch."""
 
 
 def check_metrics(names: Sequence[str] | None) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -18,6 +19,9 @@ from evals.prompts import match, read_prompts
 from evals.results import ScoreFile, check_writable
 from evals.scoring import Frame, FvdRequest, Request, check_names, score_clips
 from magic141.errors import InputError
+
+if TYPE_CHECKING:
+    from evals.vbench_networks import Network
 
 
 def request(
@@ -38,31 +42,39 @@ def request(
 
     Raises InputError, WeightsMissing or WeightsCorrupt.
     """
-    measures, clip_metrics, wants_fvd = check_names(metrics.split(",") if metrics else None)
-    if wants_fvd and reference is None:
+    wanted = check_names(metrics.split(",") if metrics else None)
+    if wanted.fvd and reference is None:
         raise InputError("fvd is a distance between two sets: give --reference a folder of real clips")
     names = [source.name for source in clips.find(paths)]
     origins = match(names, read_prompts(prompts)) if prompts else {}
     judge = None
-    if clip_metrics:
+    if wanted.clip:
         from evals.clip_scores import ClipJudge
 
         judge = ClipJudge.load(clip_model, clip_weights, device)
     fvd = None
-    if wants_fvd and reference is not None:
+    if wanted.fvd and reference is not None:
         from evals.fvd import PROTOCOLS, find_extractor
 
         if fvd_protocol not in PROTOCOLS:
             raise InputError(f"--fvd-protocol {fvd_protocol!r} is unknown; use one of {', '.join(PROTOCOLS)}")
         extractor = find_extractor(weights, device)
         fvd = FvdRequest(PROTOCOLS[fvd_protocol], extractor, clips.find([reference]), fvd_frames)
+    networks: dict[str, Network] = {}
+    omitted: dict[str, str] = {}
+    if wanted.vbench:
+        from evals import vbench_scores
+
+        networks, omitted = vbench_scores.load(wanted.vbench, device)
     return Request(
-        measures=measures,
+        measures=wanted.measures,
         origins=origins,
         prompted=prompts is not None,
         images=_images(images, names) if images else {},
         clip_judge=judge,
-        clip_metrics=clip_metrics,
+        clip_metrics=wanted.clip,
+        networks=networks,
+        omitted=omitted,
         fvd=fvd,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,7 +15,7 @@ from rich.progress import track
 
 from evals import clips, statistics
 from evals.appearance import MEASURES, Measure, measure
-from evals.catalogue import CLIP_METRICS
+from evals.catalogue import CLIP_METRICS, VBENCH_METRICS
 from evals.clips import Source
 from evals.panel import flags
 from evals.prompts import Origin
@@ -25,10 +26,11 @@ from magic141.errors import InputError
 if TYPE_CHECKING:
     from evals.clip_scores import ClipJudge
     from evals.fvd import Extractor, FvdProtocol
+    from evals.vbench_networks import Network
 
 Frame = NDArray[np.uint8]
 
-COSINE = Measure("higher", "cosine", "similarity of CLIP vectors, see `evals.clip_scores`")
+BY_NETWORK = Measure("higher", "", "see `evals.clip_scores` and `evals.vbench`")
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Request:
     """What to score, and what is known of the clips.
 
     measures: names in `appearance.MEASURES`. origins, images: clip name -> prompt and seed, first frame. `prompted`
-    says that a prompts file was given, so that a clip without a prompt is worth a word.
+    says that a prompts file was given, so that a clip without a prompt is worth a word. networks: VBench score -> what
+    it runs on. omitted: scores that were asked for and cannot be had -> why.
     """
 
     measures: Sequence[str] = tuple(MEASURES)
@@ -55,6 +58,8 @@ class Request:
     images: Mapping[str, Frame] = field(default_factory=dict)
     clip_judge: ClipJudge | None = None
     clip_metrics: Sequence[str] = ()
+    networks: Mapping[str, Network] = field(default_factory=dict)
+    omitted: Mapping[str, str] = field(default_factory=dict)
     fvd: FvdRequest | None = None
 
 
@@ -63,9 +68,9 @@ def score_clips(sources: Sequence[Source], request: Request, command: str = "") 
     results = [_clip(source, request) for source in track(sources, "score")]
     failed = sum(result.outcome == "failed" for result in results)
     note = f"{failed} of {len(results)} clips failed" if failed else ""
-    names = dict.fromkeys([*request.measures, *request.clip_metrics])
+    names = dict.fromkeys([*request.measures, *request.clip_metrics, *request.networks])
     aggregate: dict[str, Score] = {}
-    omitted: dict[str, str] = {}
+    omitted: dict[str, str] = dict(request.omitted)
     for name in names:
         values = [result.values[name] for result in results if name in result.values]
         if values:
@@ -115,6 +120,8 @@ def _clip(source: Source, request: Request) -> ClipResult:
             values |= {name: scores[name] for name in request.clip_metrics if name in scores}
             if prompt is not None and request.clip_judge.is_truncated(prompt):
                 reasons.append("the prompt is longer than CLIP reads: its end changes nothing")
+        if request.networks:
+            values |= _by_networks(source, request, rate)
     except (InputError, cv2.error) as error:
         reason = error.reason if isinstance(error, clips.ClipError) else str(error)
         return ClipResult(name=source.name, outcome="failed", reason=reason, prompt=prompt, seed=seed)
@@ -136,12 +143,25 @@ def _clip(source: Source, request: Request) -> ClipResult:
     )
 
 
+def _by_networks(source: Source, request: Request, rate: float | None) -> dict[str, float]:
+    from evals.vbench_scores import DIMENSIONS, Clip
+
+    # Images have no rate: at VBench's own of 8 per second it takes every frame.
+    clip = Clip(lambda: clips.frames(source), rate or 8.0, request.images.get(source.name))
+    found = {name: DIMENSIONS[name].run(network, clip) for name, network in request.networks.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def _mean(name: str, values: Sequence[float], request: Request, note: str) -> Score:
     estimate = statistics.mean(values)
     known = len(values) > 1
-    entry = MEASURES.get(name, COSINE)
+    entry = MEASURES.get(name, BY_NETWORK)
     if request.clip_judge is not None and name in request.clip_metrics:
         protocol = request.clip_judge.protocol(name)
+    elif name in request.networks:
+        from evals import vbench
+
+        protocol = vbench.protocol(name, request.networks[name])
     else:
         protocol = protocol_string(name, frames="all", input="decoded files, native size and rate")
     return Score(
@@ -197,21 +217,30 @@ def _features(sources: Sequence[Source], request: FvdRequest, trouble: list[str]
     return np.concatenate([np.empty((0, WIDTH)), *parts])
 
 
-def check_names(names: Sequence[str] | None) -> tuple[list[str], list[str], bool]:
-    """The measures, the CLIP scores and whether FVD is asked for; all measures by default.
+@dataclass(frozen=True)
+class Wanted:
+    """Names of scores by what they need."""
+
+    measures: list[str]
+    clip: list[str]
+    vbench: list[str]
+    fvd: bool
+
+
+def check_names(names: Sequence[str] | None) -> Wanted:
+    """The names sorted out; all measures that need no weights by default.
 
     Raises InputError for an unknown name, with the nearest known one.
     """
-    import difflib
-
-    known = [*MEASURES, *CLIP_METRICS, "fvd"]
+    known = [*MEASURES, *CLIP_METRICS, *VBENCH_METRICS, "fvd"]
     wanted = list(MEASURES) if names is None else list(dict.fromkeys(names))
     for name in wanted:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
             raise InputError(f"unknown metric {name!r}; did you mean {near!r}? Known are {', '.join(known)}")
-    return (
-        [name for name in wanted if name in MEASURES],
-        [name for name in wanted if name in CLIP_METRICS],
-        "fvd" in wanted,
+    return Wanted(
+        measures=[name for name in wanted if name in MEASURES],
+        clip=[name for name in wanted if name in CLIP_METRICS],
+        vbench=[name for name in wanted if name in VBENCH_METRICS],
+        fvd="fvd" in wanted,
     )

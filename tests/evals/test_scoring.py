@@ -9,9 +9,12 @@ from typer.testing import CliRunner
 from evals import results
 from evals.__main__ import app
 from evals.appearance import MEASURES, measure
+from evals.catalogue import VBENCH_METRICS
 from evals.clips import find, frames
 from evals.fvd import PROTOCOLS, Extractor
-from evals.scoring import FvdRequest, Request, check_names, score_clips
+from evals.scoring import FvdRequest, Request, Wanted, check_names, score_clips
+from evals.vbench_networks import Network
+from evals.vbench_scores import DIMENSIONS
 from magic141.data.render import render
 from magic141.data.world import World
 from magic141.errors import InputError
@@ -105,8 +108,42 @@ def test_a_reference_of_one_clip_gives_no_distance_but_the_rest(folder):
     assert found.aggregate["flow"].n == 7
 
 
+def test_networks_score_the_clips_that_have_what_they_ask_for(folder):
+    dino = Network("stand-in", lambda x: x.mean((2, 3)), "0" * 16)
+    (source,) = find([folder / "still.mp4"])
+    image = next(iter(frames(source)))
+    for images in ({}, {"still.mp4": image}):
+        wanted = Request(
+            measures=[],
+            networks={"subject-consistency": dino, "i2v-subject": dino},
+            images=images,
+            omitted={"aesthetic": "weights-missing: some file"},
+        )
+        found = score_clips([source], wanted)
+        assert found.clips[0].values["subject-consistency"] == pytest.approx(1)
+        assert ("i2v-subject" in found.clips[0].values) == bool(images)
+        assert found.omitted["aesthetic"] == "weights-missing: some file"
+        assert "stand-in" in found.aggregate["subject-consistency"].protocol
+
+
+def test_missing_weights_are_named_and_the_rest_is_scored(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("MAGIC141_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    output = tmp_path / "s.json"
+    done = run(
+        "score", folder / "0.mp4", "-o", output, "--metrics", "flow,subject-consistency,motion-smoothness"
+    )
+    assert done.exit_code == 1
+    found = results.read(output)
+    assert list(found.aggregate) == ["flow"]
+    assert set(found.omitted) == {"subject-consistency", "motion-smoothness"}
+    assert all(reason.startswith("weights-missing: ") for reason in found.omitted.values())
+
+
 def test_names_are_checked():
-    assert check_names(["fvd", "flow", "clip-text"]) == (["flow"], ["clip-text"], True)
+    wanted = check_names(["fvd", "flow", "clip-text", "aesthetic"])
+    assert wanted == Wanted(["flow"], ["clip-text"], ["aesthetic"], fvd=True)
+    assert tuple(DIMENSIONS) == VBENCH_METRICS
     with pytest.raises(InputError, match="did you mean 'sharpness'"):
         check_names(["sharpnes"])
 
