@@ -175,6 +175,23 @@ def compare(first: Path, second: Path) -> None:
     command.show_comparison(list(compare_files(results.read(first), results.read(second))), console)
 
 
+@app.command("drift")
+def drift_command(
+    paths: Annotated[list[Path], typer.Argument(help="Long videos.")],
+    window: Annotated[int, typer.Option(min=2, help="Frames that the generator made at a time.")],
+    stride: Annotated[
+        int | None, typer.Option(min=1, help="New frames a window; all of them unless given.")
+    ] = None,
+) -> None:
+    """How long videos drift, window by window: slopes with intervals, and the error at the seams."""
+    from evals import clips, command
+    from evals.drift import drift, table
+
+    for source in clips.find(paths):
+        found = drift(clips.frames(source), window=window, stride=stride, fps=clips.fps(source))
+        command.show_drift(source.name, table(found), found.notes, console)
+
+
 @app.command()
 def exam(
     clips: Annotated[int, typer.Option(min=8, help="Truth clips; 48 and more for fvd-world.")] = 64,

@@ -135,6 +135,23 @@ def show_exam(answers: Sequence[Answer], console: Console) -> None:
     console.print(table)
 
 
+def show_drift(
+    name: str, rows: Sequence[dict[str, str | float | None]], notes: Sequence[str], console: Console
+) -> None:
+    """Print one video's slopes and seams."""
+    table = Table(
+        "", "score", "first", "last", "slope or seam", "95 % interval", "unit", box=None, title=name
+    )
+    for row in rows:
+        numbers = {key: f"{value:.4g}" for key, value in row.items() if isinstance(value, float)}
+        interval = f"{numbers['low']} to {numbers['high']}" if "low" in numbers and "high" in numbers else ""
+        cells = [numbers.get(key, "") for key in ("first", "last", "value")]
+        table.add_row(str(row["what"]), str(row["name"]), *cells, interval, str(row["unit"] or ""))
+    console.print(table)
+    for note in notes:
+        console.print(note, highlight=False, markup=False)
+
+
 def _images(folder: Path, names: Sequence[str]) -> dict[str, Frame]:
     """Clip name -> picture, by the stem of the file."""
     if not folder.is_dir():

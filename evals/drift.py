@@ -1,0 +1,326 @@
+"""Drift over a long video that is made window by window: curves, their slopes, and the error at the seams.
+
+`drift` reads the frames once and holds one window of them. Each window is scored as the short clip that it is, by
+`evals.appearance.measure`, and is compared with the first window in three ways that fail apart: `first-colour` sees
+tints and fading, `first-layout` sees the scene change whatever the brightness, and `first-palette` sees colours that
+spread or burn out around an unchanged mean.
+
+Slopes come from `evals.trend`. Each interval holds for one curve: of 17 curves without drift, about one has an interval
+without 0. A curve that bends has a wide one, since a bend may be the start of a wave: read its values too.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from evals import statistics
+from evals.appearance import MEASURES, SIDE, THUMBNAIL, measure, reduced
+from evals.dynamics import warp_error
+from evals.statistics import Estimate
+from evals.trend import FEWEST, series, trend
+from magic141.errors import InputError
+
+Frame = NDArray[np.uint8]
+Array = NDArray[np.float64]
+
+SIMILARITIES = {
+    "first-colour": "CIE76",  # distance of mean colours: 0 is the same
+    "first-layout": "correlation",  # of luma thumbnails of the mean frames: 1 is the same
+    "first-palette": "fraction",  # common part of two histograms of 8x8x8 colours: 1 is the same
+}
+"""Curves that compare a window with the first, and their units."""
+UNITS = {name: m.unit for name, m in MEASURES.items() if not name.endswith("-drift")} | SIMILARITIES
+"""Every curve and its unit. The drifts inside a window are left out: the slope says that over the whole video."""
+_ROUNDING = 1e-9  # grey levels; sums of equal changes differ by less
+
+
+@dataclass(frozen=True)
+class Slope:
+    """Least-squares slope with its 95 % interval over `n` windows; `per` is "minute" or "100 frames"."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    per: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One score by window: values (windows,). `slope` is None where `reason` says why."""
+
+    name: str
+    unit: str
+    values: Array
+    slope: Slope | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Seams:
+    """Change across seams against change inside windows, in grey levels.
+
+    Attributes:
+        across: mean change from the last frame before a seam to the first after it.
+        inside: mean change of consecutive frames in the two stretches that meet at a seam, each with the same say.
+        difference: mean of across - inside over the seams, with a 95 % interval (NaN at 1 seam).
+        ratio: across / inside; None where nothing moves inside.
+    """
+
+    across: float
+    inside: float
+    difference: Estimate
+    ratio: Estimate | None
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What `drift` found in one video.
+
+    Attributes:
+        frames: frames in whole windows; `left_out` more at the end filled no window.
+        starts: (windows,) first frame of each window.
+        curves: by name, in the order of `UNITS`.
+        seams: "change" (mean absolute difference at native size) and "warp-error" (what is left of it once motion is
+            undone, on the working picture); empty where `notes` says why.
+    """
+
+    window: int
+    stride: int
+    fps: float | None
+    frames: int
+    left_out: int
+    starts: NDArray[np.int64]
+    curves: dict[str, Curve]
+    seams: dict[str, Seams]
+    notes: tuple[str, ...]
+
+
+def drift(
+    frames: Iterable[Frame], *, window: int, stride: int | None = None, fps: float | None = None
+) -> Drift:
+    """Drift of one video in one pass; memory is that of one window, however long the video.
+
+    Window k holds the frames from k * stride to k * stride + window. The generator makes `stride` new frames a window,
+    so that the seams lie before the frames window, window + stride, and so on.
+
+    Args:
+        frames: uint8 (H, W, 3) RGB in order. A decoder must not reuse the memory of the last `window` frames.
+        window: frames in a window, at least 2.
+        stride: new frames in a window, 1 to `window`; as many where None.
+        fps: frames per second; slopes are per minute then, per 100 frames where None.
+
+    Raises:
+        InputError: window, stride or fps out of range; fewer frames than one window; frames that `measure` refuses.
+    """
+    stride = window if stride is None else stride
+    if window < 2:
+        raise InputError(f"a window needs at least 2 frames, got {window}; give the frames of one pass")
+    if not 1 <= stride <= window:
+        raise InputError(
+            f"stride must be 1 to window={window}, got {stride}; give the new frames of a window"
+        )
+    if fps is not None and not (math.isfinite(fps) and fps > 0):
+        raise InputError(f"fps must be positive, got {fps}; leave it out where it is unknown")
+    kept = {name: array("d") for name in UNITS}
+    changes = _Changes()
+    first: _Look | None = None
+    cutter = _Cutter(window, stride)
+    for block in cutter.blocks(frames):
+        found = measure(block)
+        look = _look(block)
+        first = first or look
+        found |= zip(SIMILARITIES, _similar(first, look), strict=True)
+        for name, values in kept.items():
+            values.append(found[name])
+        changes.add(block if look is first else block[-stride:])
+    windows = len(kept["brightness"])
+    if not windows:
+        raise InputError(
+            f"{cutter.taken} frames fill no window of {window}; give a longer video or a shorter window"
+        )
+    scale, per = (100.0, "100 frames") if fps is None else (60.0 * fps, "minute")
+    curves = {name: _curve(name, np.asarray(values), scale / stride, per) for name, values in kept.items()}
+    whole = window + (windows - 1) * stride
+    left_out = cutter.taken - whole
+    partial = f"the last {left_out} of {cutter.taken} frames fill no window and are left out"
+    seamless = ""
+    if stride == 1:
+        seamless = "no seam error: at stride 1 every change is a seam"
+    elif windows == 1:
+        seamless = "no seam error: one window has no seam"
+    seams = {} if seamless else changes.seams()
+    notes = tuple(note for note in (left_out and partial, seamless) if note)
+    starts = stride * np.arange(windows, dtype=np.int64)
+    return Drift(window, stride, fps, whole, left_out, starts, curves, seams, notes)
+
+
+def mean_slopes(drifts: Sequence[Drift]) -> dict[str, Estimate]:
+    """Mean slope of each curve over videos with the bootstrap interval of `evals.statistics.mean`.
+
+    Videos are the independent unit: `n` counts those that have a slope; a curve without any is left out.
+
+    Raises:
+        InputError: videos that differ in window, stride, or unit of time.
+    """
+    ways = {(d.window, d.stride, "frames" if d.fps is None else "minutes") for d in drifts}
+    if len(ways) > 1:
+        raise InputError(
+            f"slopes differ in (window, stride, time): {sorted(ways)}; score all videos in one way"
+        )
+    found = {name: [c.slope.value for d in drifts if (c := d.curves[name]).slope] for name in UNITS}
+    return {name: statistics.mean(values) for name, values in found.items() if values}
+
+
+def table(found: Drift) -> list[dict[str, str | float | None]]:
+    """Rows for a report: the slope of every curve, then difference and ratio of both seam errors.
+
+    Keys: what, name, first, last (values of the first and last window; inside and across for seams), value, low,
+    high (None where there is none), unit, note.
+    """
+    rows: list[dict[str, str | float | None]] = []
+    for curve in found.curves.values():
+        ends = (float(curve.values[0]), float(curve.values[-1]))
+        unit = f"{curve.unit} per {curve.slope.per}".strip() if curve.slope else curve.unit
+        rows.append(_row("slope", curve.name, ends, curve.slope, unit, curve.reason))
+    for name, seams in found.seams.items():
+        ends = (seams.inside, seams.across)
+        note = "" if seams.ratio else "nothing moves inside windows"
+        rows.append(_row("seam difference", name, ends, seams.difference, "grey levels", ""))
+        rows.append(_row("seam ratio", name, ends, seams.ratio, "", note))
+    return rows
+
+
+def _row(
+    what: str, name: str, ends: tuple[float, float], found: Slope | Estimate | None, unit: str, note: str
+) -> dict[str, str | float | None]:
+    numbers = (found.value, found.low, found.high) if found else (math.nan,) * 3
+    value, low, high = (number if math.isfinite(number) else None for number in numbers)
+    ranged = {"value": value, "low": low, "high": high}
+    return {
+        "what": what,
+        "name": name,
+        "first": ends[0],
+        "last": ends[1],
+        **ranged,
+        "unit": unit,
+        "note": note,
+    }
+
+
+class _Cutter:
+    """Cuts a stream into whole windows, and counts the frames `taken`."""
+
+    def __init__(self, window: int, stride: int) -> None:
+        self._window, self._stride = window, stride
+        self.taken = 0
+
+    def blocks(self, frames: Iterable[Frame]) -> Iterator[list[Frame]]:
+        held: deque[Frame] = deque(maxlen=self._window)
+        shape: tuple[int, ...] | None = None
+        for frame in frames:
+            if shape is not None and frame.shape != shape:
+                raise InputError(f"frames change shape from {shape} to {frame.shape}; resize the video")
+            shape = frame.shape
+            held.append(frame)
+            self.taken += 1
+            if self.taken >= self._window and (self.taken - self._window) % self._stride == 0:
+                yield list(held)
+
+
+class _Changes:
+    """Takes the new frames of each window; keeps the last frame, and four floats a window."""
+
+    def __init__(self) -> None:
+        self._forward = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._backward = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._last: tuple[Frame, Frame, Frame] | None = None
+        self._across: dict[str, array[float]] = {"change": array("d"), "warp-error": array("d")}
+        self._inside: dict[str, array[float]] = {"change": array("d"), "warp-error": array("d")}
+
+    def add(self, block: list[Frame]) -> None:
+        seam = self._last is not None
+        found = [pair for frame in block if (pair := self._step(frame))]
+        for name, values in zip(self._across, zip(*found, strict=True), strict=True):
+            if seam:
+                self._across[name].append(values[0])
+            rest = values[seam:]
+            self._inside[name].append(sum(rest) / len(rest) if rest else math.nan)
+
+    def _step(self, given: Frame) -> tuple[float, float] | None:
+        frame = np.ascontiguousarray(given)
+        picture = reduced(frame, SIDE)
+        grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+        before, self._last = self._last, (frame, picture, grey)
+        if before is None:
+            return None
+        change = float(cv2.absdiff(frame, before[0]).mean(dtype=np.float64))
+        forward = self._forward.calc(before[2], grey, None)
+        backward = self._backward.calc(grey, before[2], None)
+        return change, warp_error(before[1], picture, forward, backward)
+
+    def seams(self) -> dict[str, Seams]:
+        found = {}
+        for name, values in self._across.items():
+            across, stretches = np.asarray(values), np.asarray(self._inside[name])
+            # Both neighbours, so that motion that grows steadily is no seam error.
+            inside = (stretches[:-1] + stretches[1:]) / 2
+            gaps = across - inside
+            gaps[np.abs(gaps) < _ROUNDING] = 0
+            over, under = float(across.mean()), float(inside.mean())
+            ratio = None
+            if under > _ROUNDING:
+                # Delta method: the ratio moves with these as a mean moves with its values.
+                spread = series((across - over / under * inside) / under, 0)
+                ratio = Estimate(
+                    over / under, over / under + spread.low, over / under + spread.high, len(gaps)
+                )
+            found[name] = Seams(over, under, series(gaps, 0), ratio)
+        return found
+
+
+class _Look(NamedTuple):
+    """A window as the later ones are compared with it."""
+
+    colour: tuple[float, ...]
+    luma: Array
+    shares: Array
+
+
+def _look(block: list[Frame]) -> _Look:
+    thumbnails = [reduced(np.ascontiguousarray(frame), THUMBNAIL) for frame in block]
+    mean = np.mean(thumbnails, axis=0, dtype=np.float32)
+    counts = sum(cv2.calcHist([i], [0, 1, 2], None, [8, 8, 8], [0, 256] * 3) for i in thumbnails)
+    colour = cv2.mean(cv2.cvtColor(mean / 255, cv2.COLOR_RGB2LAB))[:3]
+    luma = cv2.cvtColor(mean, cv2.COLOR_RGB2GRAY).astype(np.float64)
+    return _Look(colour, luma, counts / counts.sum())
+
+
+def _similar(first: _Look, look: _Look) -> tuple[float, float, float]:
+    a, b = first.luma - first.luma.mean(), look.luma - look.luma.mean()
+    flat = [float(np.abs(i).max()) < 0.5 for i in (a, b)]
+    # A flat picture has no layout: like another flat one, and unlike all else.
+    layout = (
+        float(all(flat)) if any(flat) else float((a * b).sum() / math.sqrt((a * a).sum() * (b * b).sum()))
+    )
+    return math.dist(first.colour, look.colour), layout, float(np.minimum(first.shares, look.shares).sum())
+
+
+def _curve(name: str, values: Array, scale: float, per: str) -> Curve:
+    # The first window equals itself: as a point of the line it would be an outlier in every video.
+    used = values[1:] if name in SIMILARITIES else values
+    if len(used) < FEWEST:
+        needed = FEWEST + len(values) - len(used)
+        reason = f"a slope needs at least {needed} windows, got {len(values)}"
+        return Curve(name, UNITS[name], values, None, reason)
+    value, low, high, n = trend(used)
+    return Curve(name, UNITS[name], values, Slope(value * scale, low * scale, high * scale, n, per))
