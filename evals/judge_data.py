@@ -27,14 +27,15 @@ class Batch:
     """Clips as the judge sees them, with what it should say.
 
     video: (B, 32, 64, 64, 3) in [-1, 1], corrupted. image: (B, 64, 64, 3), frame 0. labels: attribute -> (B,), -1 to
-    ignore. track: (B, 8, 2) in [-1, 1], NaN to ignore. state: (B, STATES), NaN to ignore; see `_state`.
-    bands: (B, BANDS), see `band_energies`.
+    ignore. track: (B, 8, 2) in [-1, 1], NaN to ignore; detections: the same where the subject is alone in view.
+    state: (B, STATES), NaN to ignore; see `_state`. bands: (B, BANDS), see `band_energies`.
     """
 
     video: Tensor
     image: Tensor
     labels: dict[str, Tensor]
     track: Tensor
+    detections: Tensor
     state: Tensor
     bands: Tensor
 
@@ -43,8 +44,6 @@ def _state(scene: Scene, start: int) -> tuple[np.ndarray, np.ndarray]:
     """Track (8, 2) and the rest of the state (15,) of a window that begins at `start`; NaN where undefined."""
     truth = scene.truth(JUDGED_FRAMES + 1, start)
     track = truth.positions[_CENTRES, 0] / (FRAME_SIZE / 2) - 1
-    alone = np.logical_not(truth.visible[:, 1:]).all(axis=1)
-    track = np.where(alone[_CENTRES, None], track, np.nan)
 
     def where(names: tuple[str, ...], value: str, numbers: Sequence[float]) -> list[float]:
         return list(numbers) if value in names else [np.nan] * len(numbers)
@@ -140,24 +139,26 @@ def make_batch(scenes: Sequence[Scene], generator: torch.Generator, *, corrupted
     rest = torch.from_numpy(np.stack([r for _, r in states])).float()
     table = [scene.labels(start) for scene, start in zip(scenes, starts, strict=True)]
     labels = {name: torch.tensor([row[name] for row in table]) for name in ATTRIBUTES}
-    crowded = torch.tensor(
-        [
-            bool(scene.truth(1, start).visible[:, 1:].any())
-            for scene, start in zip(scenes, starts, strict=True)
-        ]
-    )
+    others = [
+        scene.truth(JUDGED_FRAMES + 1, start).visible[:, 1:].any(axis=1)
+        for scene, start in zip(scenes, starts, strict=True)
+    ]
+    company = torch.from_numpy(np.stack(others))
     for name in ("shape", "colour", "size", "motion", "direction"):
-        labels[name][crowded] = -1
+        labels[name][company[:, 0]] = -1
+    track[company[:, 0]] = torch.nan
+    detections = track.masked_fill(company[:, list(CENTRES), None], torch.nan)
     if corrupted:
         for row in range(b):
             if float(torch.rand(1, generator=generator)) < 0.06:
                 stop = int(torch.randint(1, len(_CENTRES) - 1, (1,), generator=generator))
                 video[row, _CENTRES[stop] - 1 :] = video[row, _CENTRES[stop] - 1].clone()
-                track[row] = track[row, torch.arange(len(_CENTRES)).clamp(max=stop)]
+                seen = torch.arange(len(_CENTRES)).clamp(max=stop)
+                track[row], detections[row] = track[row, seen], detections[row, seen]
                 rest[row] = torch.nan
                 for name in _STILL_WHEN_FROZEN:
                     labels[name][row] = -1
             video[row] = corrupt(video[row], generator)
             image[row] = corrupt(image[row], generator)
     state = torch.cat([track.flatten(1), rest], dim=1)
-    return Batch(video, image, labels, track, state, band_energies(video))
+    return Batch(video, image, labels, track, detections, state, band_energies(video))

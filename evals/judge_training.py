@@ -20,7 +20,9 @@ from evals.catalogue import ATTRIBUTES, WEIGHTS, WIDTH
 from evals.judge_data import BANDS, STATES, Batch, make_batch
 from evals.judges import WorldJudge
 from evals.protocol import sha256_of
+from magic141.data.factors import FRAME_SIZE
 from magic141.data.world import Scene, World
+from magic141.precision import native_bfloat16
 
 _UNSEEN = 1_000_000
 """Offset of the compositional scenes that the judge learns from: it must know all pairs, but no scene of a test."""
@@ -31,7 +33,7 @@ class JudgeTraining:
     """samples: clips seen in all, each once. The rate warms up, stays, and falls to 0 over the last `decay`."""
 
     samples: int = 64_000
-    batch_size: int = 32
+    batch_size: int = 24
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
     warmup_steps: int = 200
@@ -169,21 +171,25 @@ def train(
                 save(step + 1)
                 return False
     save(steps)
-    export(
-        model, output, {"training": asdict(config), "wall_seconds": round(spent + time.monotonic() - began)}
-    )
+    facts = {
+        "command": f"python -m evals judge train --samples {config.samples} --seed {config.seed}",
+        "training": asdict(config),
+        "threads": torch.get_num_threads(),
+        "wall_seconds": round(spent + time.monotonic() - began),
+    }
+    export(model, output, facts)
     return True
 
 
 def _losses(model: WorldJudge, decoders: FeatureDecoders, batch: Batch) -> dict[str, Tensor]:
-    with torch.autocast("cpu", torch.bfloat16):
-        outputs = model(batch.video.bfloat16())
-        image_logits = model.judge_images(batch.image.bfloat16())
-    image_labels = {name: batch.labels[name] for name in image_logits}
+    with torch.autocast("cpu", torch.bfloat16, enabled=native_bfloat16()):
+        outputs = model(batch.video, batch.image)
+    image_labels = {name: batch.labels[name] for name in outputs.image_logits}
     return {
         "attributes": 0.5 * _classification(outputs.logits, batch.labels),
-        "image_attributes": 0.3 * _classification(image_logits, image_labels),
-        "track": 20 * _masked(outputs.track / 32 - 1, batch.track),
+        "image_attributes": 0.3 * _classification(outputs.image_logits, image_labels),
+        "track": 20 * _masked(outputs.track / (FRAME_SIZE / 2) - 1, batch.track),
+        "detections": 10 * _masked(outputs.detections / (FRAME_SIZE / 2) - 1, batch.detections),
         **decoders.loss(outputs.features, batch),
     }
 
@@ -204,7 +210,6 @@ def export(model: WorldJudge, output: Path, facts: dict[str, Any]) -> None:
         "bytes": output.stat().st_size,
         "parameters": sum(p.numel() for p in model.parameters()),
         "commit": _commit(),
-        "command": "python -m evals judge train",
         "torch": torch.__version__,
         **facts,
     }

@@ -12,7 +12,8 @@ the world does. Scenes whose subject rests (still, pulse) have nothing to divide
 where a second object is in view, because then it is ambiguous which one is tracked. 1 is truth, 0 a still picture.
 
 LAG trades the tracker's noise (long is better) against paths that curve back within it (short is better). The tracker
-looks at 5 frames at a time and knows nothing of the rest, so that a still picture has a still track.
+looks at 5 frames at a time, and knows of the others only what the subject looks like at first, so that a still picture
+has a still track.
 
 *Flow magnitude.* Mean length of dense optical flow (OpenCV DIS, preset medium; Kroeger et al. 2016), which also sees
 camera, textures and clutter. It needs no weights and works on any video.

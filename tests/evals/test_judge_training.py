@@ -66,16 +66,29 @@ def test_corruption_is_mild_and_seeded(batch):
 
 
 def test_groups_are_the_overlapping_fives(batch):
-    """A change in one frame reaches only the groups that hold it, and frame 0 is nobody's."""
+    """A change in one frame reaches only the groups that hold it, and frame 0 is nobody's.
+
+    The track itself is another matter: what the first group shows is looked for in all.
+    """
     model = WorldJudge().eval()
     with torch.inference_mode():
-        before = model(batch.video[:1]).track
+        before = model(batch.video[:1]).detections
         for frame, groups in ((2, {0}), (5, {0, 1}), (32, {7})):
             changed = batch.video[:1].clone()
             changed[:, frame - 1] = -changed[:, frame - 1]
-            moved = (model(changed).track - before).abs().amax(dim=(0, 2)) > 1e-6
+            moved = (model(changed).detections - before).abs().amax(dim=(0, 2)) > 1e-6
             assert set(torch.nonzero(moved)[:, 0].tolist()) == groups
     assert before.shape == (1, GROUPS, 2)
+
+
+def test_images_are_judged_alike_beside_clips_and_alone(batch):
+    model = WorldJudge().eval()
+    with torch.inference_mode():
+        both, alone = model(batch.video[:2], batch.image[:3]), model.judge_images(batch.image[:3])
+        clips = model(batch.video[:2])
+    for name, logits in alone.items():
+        torch.testing.assert_close(both.image_logits[name], logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(both.features, clips.features, atol=1e-4, rtol=1e-4)
 
 
 def test_training_resumes_where_it_stopped(tmp_path):
@@ -90,7 +103,7 @@ def test_training_resumes_where_it_stopped(tmp_path):
     facts = json.loads(whole.with_suffix(".json").read_text())
     assert facts["sha256"] == sha256_of(whole)
     assert facts["training"]["samples"] == 24
-    assert facts["bytes"] < 1_500_000
+    assert facts["bytes"] < 1_600_000
     load_judge(whole)
     cut.write_bytes(cut.read_bytes()[:-1] + b"x")
     with pytest.raises(WeightsCorrupt, match="sha256"):

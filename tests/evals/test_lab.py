@@ -31,14 +31,14 @@ def rows(scenes):
     return {name: lab.score(frames, scenes, given) for name, frames in clips.items()}
 
 
-# The shipped judge reads these on truth in 85, 96 and 78 of 100 clips: the card says so, the truth row of every
-# report shows it, and no acceptance figure rests on them until a longer trained judge passes without this list.
-BELOW_98 = ("texture", "motion", "camera")
+# The shipped judge reads the motion law in 97.8 of 100 truth clips: the card says so, and the truth row of every report
+# shows it.
+BELOW_98 = ("motion",)
 
 
 def test_shipped_files_are_small_and_the_card_is_honest():
     facts = catalogue.card()
-    assert WEIGHTS.stat().st_size == facts["bytes"] < 1_500_000
+    assert WEIGHTS.stat().st_size == facts["bytes"] < 1_600_000
     assert STATISTICS.stat().st_size < 100_000
     assert load_truth().moments.n >= 20_000
     assert all(facts["exam"][name]["accuracy"] >= 0.98 for name in ATTRIBUTES if name not in BELOW_98)
@@ -49,7 +49,7 @@ def test_judge_knows_truth_it_never_saw():
     report, exam = examine(128, first=FIRST + 700_000), catalogue.card()["exam"]
     for name in ATTRIBUTES:
         assert report[name]["high"] >= exam[name]["low"], name  # the card's figure, within both intervals
-        assert report[name]["accuracy"] >= (0.7 if name in BELOW_98 else 0.95), name
+        assert report[name]["accuracy"] >= 0.95, name
     assert report["track"]["rmse_px"] < 1.0
 
 
