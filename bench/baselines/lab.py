@@ -17,6 +17,8 @@ PASS_FLOPS = 1.63e9
 """What a plan takes one pass of one clip through the transformer to cost, image to video."""
 CLIP_FLOPS = 6e9
 """The same for what a clip costs besides: conditions, VAE, its scores."""
+EFFICIENCY = 0.6
+"""Share of the speed of a large matrix product that all of it reaches."""
 BF16_SPEEDUP = 3.0
 """Of the transformer in bf16 where `hardware.auto_precision` chooses it, over float32 there."""
 
@@ -61,7 +63,8 @@ class Lab:
         passes = self.num_inference_steps * (2 if self.guidance_scale != 1 else 1)
         halves = 1.28 if self.task == "text to video" else 1.0
         speedup = BF16_SPEEDUP if self.precision == "bf16" else 1.0
-        return (CLIP_FLOPS + PASS_FLOPS * passes * halves / speedup) / hardware.matrix_flops()
+        flops = CLIP_FLOPS + PASS_FLOPS * passes * halves / speedup
+        return flops / (EFFICIENCY * hardware.matrix_flops())
 
     def load(self) -> None:
         import torch
