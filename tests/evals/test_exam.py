@@ -56,11 +56,11 @@ def test_verdicts(better, signal, verdict):
 
 def test_scores_answer_as_they_must(tmp_path):
     answers = {(a.score, a.corruption): a for a in examine(8, ("blur", "flicker", "wrong colour"))}
-    assert answers["softness", "blur"].monotone == 1.0
+    assert answers["softness", "blur"].monotone == pytest.approx(1)
     assert answers["softness", "blur"].verdict == "sees"
     assert answers["flickering", "flicker"].verdict == "sees"
     assert answers["flickering", "blur"].values[0] <= answers["flickering", "blur"].values[-1]
-    assert answers["accuracy-colour", "wrong colour"].monotone == -1.0
+    assert answers["accuracy-colour", "wrong colour"].monotone == pytest.approx(-1)
     assert answers["flickering", "wrong colour"].verdict == "blind"
     assert all(abs(a.signal) <= CERTAIN and len(a.values) == LEVELS + 1 for a in answers.values())
     plot(list(answers.values()), tmp_path / "exam.png")

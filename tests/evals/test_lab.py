@@ -94,7 +94,8 @@ def test_distances_order_known_flaws(rows):
         truth, half, static, noise = (
             rows[row].aggregate[name].value for row in ("truth", "half speed", "static", "noise")
         )
-        assert truth < half < static < noise
+        # Whether a picture without motion or no picture at all is the worse is not for a test to say.
+        assert truth < half < min(static, noise)
 
 
 def test_per_sample_rows_make_the_aggregate(rows):
