@@ -195,7 +195,7 @@ def drift_command(
 @app.command()
 def exam(
     clips: Annotated[int, typer.Option(min=8, help="Truth clips; 48 and more for fvd-world.")] = 64,
-    quick: Annotated[bool, typer.Option("--quick", help="A dozen clips, in about a minute.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A dozen clips instead.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write all answers as JSON.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Draw them as a picture.")] = None,
     threads: Threads = 1,

@@ -38,7 +38,7 @@ def flicker(scenes: Sequence[Scene], clips: Clips, level: int, rng: np.random.Ge
 
 
 def freeze(scenes: Sequence[Scene], clips: Clips, level: int, rng: np.random.Generator) -> Clips:
-    """The end stands still: a quarter of the frames a level, less one frame at the last."""
+    """The end stands still: a quarter of the frames a level; at the last, all but two."""
     kept = max(2, round(clips.shape[1] * (1 - level / LEVELS)))
     return np.concatenate(
         [clips[:, :kept], np.repeat(clips[:, kept - 1 : kept], clips.shape[1] - kept, 1)], 1

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from evals import clips, statistics
-from evals.appearance import MEASURES, Measure, measure
+from evals.appearance import MEASURES, SIDE, Measure, measure
 from evals.catalogue import CLIP_METRICS, VBENCH_METRICS
 from evals.clips import Source
 from evals.panel import flags
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 Frame = NDArray[np.uint8]
 
+NATIVE = ("flickering", "flow", "dynamic-degree")
+"""Measures of the frames as they are; the others are of the working picture, see `evals.appearance`."""
 BY_NETWORK = Measure("higher", "", "see `evals.clip_scores` and `evals.vbench`")
 
 
@@ -163,7 +165,8 @@ def _mean(name: str, values: Sequence[float], request: Request, note: str) -> Sc
 
         protocol = vbench.protocol(name, request.networks[name])
     else:
-        protocol = protocol_string(name, frames="all", input="decoded files, native size and rate")
+        size = "native size" if name in NATIVE else f"short side at most {SIDE}"
+        protocol = protocol_string(name, frames="all", input=f"decoded files, {size}, native rate")
     return Score(
         value=estimate.value,
         low=estimate.low if known else None,
