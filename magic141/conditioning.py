@@ -1,8 +1,8 @@
 """What the transformer is told: text tokens, a pooled text vector, image tokens, and the prior made of them.
 
 At lab scale all three come from one small CLIP that this repository trains itself (`magic141.train.clip`):
-a stock `transformers.CLIPModel` of about 1.5 M parameters, and a stock word-level tokenizer. The prompt has a
-fixed length, and padding is part of the sequence (as in Stable Diffusion), so no attention mask is needed.
+a stock `transformers.CLIPModel` of about 1.5 M parameters, and a stock word-level tokenizer. Prompts have one of two
+lengths, and padding is part of the sequence (as in Stable Diffusion), so no attention mask is needed.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,9 @@ from magic141.data.world import VOCABULARY
 from magic141.errors import InputError
 
 TEXT_LENGTH = MAX_WORDS + 2
-"""Tokens of every encoded prompt: the beginning and end markers, the words, then padding."""
+"""Tokens of a prompt, at most: the beginning and end markers, the words, then padding."""
+USUAL_LENGTH = 24
+"""Tokens of a prompt of at most 22 words. Captions that state no hidden factor are shorter, and every token costs."""
 WIDTH = 128
 IMAGE_SIZE = 64
 PATCH_SIZE = 16
@@ -94,7 +96,7 @@ def encode_prompt(
     *,
     allow_empty: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Text tokens (B, 40, 128) and the pooled text (B, 128) of `prompts`.
+    """Text tokens (B, 24, 128) and the pooled text (B, 128) of `prompts`; (B, 40, 128) where one has over 22 words.
 
     The pooled vector is the state of the end marker, not CLIP's projection of it: the projection is trained
     to agree with single images, and so has no reason to keep words about motion. The empty prompt, which
@@ -103,7 +105,10 @@ def encode_prompt(
     batch = as_batch(prompts)
     for prompt in batch:
         check_prompt(tokenizer.backend_tokenizer, prompt, allow_empty)
-    output = model.text_model(tokenize(tokenizer, batch).to(model.device))
+    ids = tokenize(tokenizer, batch)
+    if not (ids[:, USUAL_LENGTH:] != tokenizer.pad_token_id).any():
+        ids = ids[:, :USUAL_LENGTH]  # attention is causal: padding that follows changes no other token
+    output = model.text_model(ids.to(model.device))
     return unit(output.last_hidden_state), unit(output.pooler_output)
 
 
@@ -123,7 +128,7 @@ def encode_image(model: CLIPModel, images: Tensor) -> Tensor:
 
 
 def prior(text_tokens: Tensor, image_tokens: Tensor | None = None) -> Tensor:
-    """The multi-modal prior: image, then text tokens, (B, 16 + 40, 128). Without an image, text alone."""
+    """The multi-modal prior: image, then text tokens, (B, 16 + L, 128). Without an image, text alone."""
     return text_tokens if image_tokens is None else torch.cat([image_tokens, text_tokens], dim=1)
 
 
@@ -144,7 +149,7 @@ def known_channels(latents: Tensor, image_latent: Tensor | None) -> Tensor:
 class Condition:
     """What a denoising run of B clips is told."""
 
-    text_tokens: Tensor  # (n + B, 40, 128): of the negative prompts, n = 0, 1 or B, then of the prompts
+    text_tokens: Tensor  # (n + B, L, 128): of the negative prompts, n = 0, 1 or B, then of the prompts
     pooled: Tensor  # (n + B, 128)
     guidance_scale: float
     image_tokens: Tensor | None = None  # (B, 16, 128)

@@ -33,7 +33,7 @@ class Batch:
     """A training batch.
 
     latents: (B, 16, t, 8, 8). known: how many first latent frames are given. continuation: (B,), whether the
-    window lies inside a longer video. text_tokens (B, 40, 128), pooled (B, 128); image_tokens (B, 16, 128) or none.
+    window lies inside a longer video. text_tokens (B, L, 128), pooled (B, 128); image_tokens (B, 16, 128) or none.
     cover: (B, t, 16, 16), the share of each cell of 4 x 4 pixels that objects cover.
     """
 
@@ -110,7 +110,6 @@ class Sampler:
 
     def __init__(self, clip: CLIPModel, tokenizer: PreTrainedTokenizerFast) -> None:
         self.clip, self.tokenizer = clip, tokenizer
-        self.empty = encode_prompt(clip, tokenizer, "", allow_empty=True)
 
     def draw(
         self,
@@ -149,9 +148,9 @@ class Sampler:
 
     def encode(self, captions: list[str], generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Text tokens and pooled text, a share of them of the empty caption instead."""
-        tokens, pooled = encode_prompt(self.clip, self.tokenizer, captions)
         dropped = torch.rand(len(captions), generator=generator) < DROPPED
-        tokens[dropped], pooled[dropped] = (part[0] for part in self.empty)
+        shown = ["" if drop else caption for caption, drop in zip(captions, dropped.tolist(), strict=True)]
+        tokens, pooled = encode_prompt(self.clip, self.tokenizer, shown, allow_empty=True)
         return tokens.float(), pooled.float()
 
 

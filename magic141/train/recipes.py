@@ -60,7 +60,14 @@ def train_t2i(out: Path, budget: float, samples: int, seed: int, initial: str | 
     vae, text = _vae(out), _clip(out)
     images = encode_set(out / "latents", IMAGES, IMAGE_COUNT, vae, text)
     settings = Settings(
-        out=out, samples=samples, budget_minutes=budget, seed=seed, batch_size=64, lr=2e-3, muon_lr=4e-3
+        out=out,
+        samples=samples,
+        budget_minutes=budget,
+        seed=seed,
+        batch_size=64,
+        lr=2e-3,
+        muon_lr=4e-3,
+        warmup_steps=50,
     )
     start = _denoiser(initial) if initial else None
     model, seen = t2i_stage.train(settings, Sampler(text, make_tokenizer()), images, start)
@@ -76,7 +83,14 @@ def train_i2v(out: Path, budget: float, samples: int, seed: int, initial: str | 
     )
     start = _denoiser(initial) if initial else _trained_denoiser(out / "t2i" / "denoiser.pt")
     settings = Settings(
-        out=out, samples=samples, budget_minutes=budget, seed=seed, batch_size=32, lr=2e-3, muon_lr=4e-3
+        out=out,
+        samples=samples,
+        budget_minutes=budget,
+        seed=seed,
+        batch_size=32,
+        lr=2e-3,
+        muon_lr=4e-3,
+        warmup_steps=50,
     )
     model, seen = i2v_stage.train(settings, Sampler(text, make_tokenizer()), images, clips, long, start)
     torch.save(model.state_dict(), out / "i2v" / "denoiser.pt")

@@ -10,6 +10,7 @@ from magic141.conditioning import (
     MAX_WORDS,
     TEXT_LENGTH,
     UNK,
+    USUAL_LENGTH,
     WIDTH,
     encode_image,
     encode_prompt,
@@ -81,7 +82,7 @@ def test_empty_prompt_needs_permission(model, prompt):
     with pytest.raises(InputError, match="no words"):
         encode_prompt(model, TOKENIZER, ["red", prompt])
     tokens, pooled = encode_prompt(model, TOKENIZER, ["red", prompt], allow_empty=True)
-    assert tokens.shape == (2, TEXT_LENGTH, WIDTH)
+    assert tokens.shape == (2, USUAL_LENGTH, WIDTH)
     assert not torch.equal(pooled[0], pooled[1])
 
 
@@ -99,9 +100,9 @@ def test_prompt_must_be_text(model, prompts):
 
 def test_text_has_unit_scale_and_depends_on_every_word(model):
     tokens, pooled = encode_prompt(model, TOKENIZER, [PROMPT, PROMPT.replace("left", "right")])
-    assert tokens.shape == (2, TEXT_LENGTH, WIDTH)
+    assert tokens.shape == (2, USUAL_LENGTH, WIDTH)
     assert pooled.shape == (2, WIDTH)
-    torch.testing.assert_close(tokens.var(-1, unbiased=False), torch.ones(2, TEXT_LENGTH), rtol=0.01, atol=0)
+    torch.testing.assert_close(tokens.var(-1, unbiased=False), torch.ones(2, USUAL_LENGTH), rtol=0.01, atol=0)
     assert not torch.allclose(pooled[0], pooled[1])
 
 
@@ -109,6 +110,21 @@ def test_batch_and_single_agree(model):
     batch, _ = encode_prompt(model, TOKENIZER, [PROMPT, "red"])
     alone, _ = encode_prompt(model, TOKENIZER, PROMPT)
     torch.testing.assert_close(batch[:1], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_a_long_prompt_has_all_its_tokens(model):
+    words = [VOCABULARY[i] for i in range(USUAL_LENGTH - 2)]
+    usual, pooled = encode_prompt(model, TOKENIZER, " ".join(words))
+    assert usual.shape[1] == USUAL_LENGTH
+    longer, _ = encode_prompt(model, TOKENIZER, " ".join([*words, "red"]))
+    assert longer.shape[1] == TEXT_LENGTH
+    beside, pooled_beside = encode_prompt(model, TOKENIZER, [" ".join(words), " ".join([*words, "red"])])
+    torch.testing.assert_close(beside[:1, :USUAL_LENGTH], usual, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(pooled_beside[:1], pooled, atol=1e-5, rtol=1e-5)
+
+
+def test_usual_captions_have_the_usual_length():
+    assert all(len(scene.caption(0).split()) <= USUAL_LENGTH - 2 for scene in World().scenes("test", 0, 2000))
 
 
 def test_image_tokens_follow_their_patch(model):
@@ -130,7 +146,7 @@ def test_prior_can_be_switched_off(model):
     text, _ = encode_prompt(model, TOKENIZER, PROMPT)
     image = encode_image(model, torch.zeros(1, 3, 64, 64))
     both = prior(text, image)
-    assert both.shape == (1, 16 + TEXT_LENGTH, WIDTH)
+    assert both.shape == (1, 16 + USUAL_LENGTH, WIDTH)
     assert torch.equal(both[:, :16], image)
     assert torch.equal(both[:, 16:], text)
     assert prior(text) is text

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from magic141 import stages, weights
-from magic141.conditioning import IMAGE_TOKENS, TEXT_LENGTH, encode_image, known_channels
+from magic141.conditioning import IMAGE_TOKENS, USUAL_LENGTH, encode_image, known_channels
 from magic141.errors import InputError, WeightsCorrupt
 from magic141.images import as_pixels
 from magic141.pipeline import Magic141Pipeline
@@ -96,10 +96,10 @@ def test_text_to_image_to_video(pipe: Magic141Pipeline, calls: list[dict[str, Te
     for call in calls[:STEPS]:
         assert call["hidden_states"].shape == (1, 33, 1, 8, 8)
         assert call["hidden_states"][:, 16:].abs().max() == 0
-        assert call["encoder_hidden_states"].shape[1] == TEXT_LENGTH
+        assert call["encoder_hidden_states"].shape[1] == USUAL_LENGTH
     for call in calls[STEPS:]:
         assert call["hidden_states"].shape == (1, 33, 2, 8, 8)
-        assert call["encoder_hidden_states"].shape[1] == IMAGE_TOKENS + TEXT_LENGTH
+        assert call["encoder_hidden_states"].shape[1] == IMAGE_TOKENS + USUAL_LENGTH
 
 
 @given(steps=st.integers(1, 6), shift=st.floats(0.2, 8), seed=st.integers(0, 99))
