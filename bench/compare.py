@@ -39,7 +39,7 @@ def compare(
     """
     for cell, a in first.items():
         b = second.get(cell)
-        if b is None:
+        if b is None or a.kind != "cell":
             continue
         if a.outcome != "ok" or b.outcome != "ok":
             same = "" if a.outcome == b.outcome else "differs"

@@ -116,6 +116,18 @@ class Sidecar(Frozen):
     rows: int
 
 
+class ExamRow(Frozen):
+    """How one score answers to one corruption of truth clips: a line of an exam's samples."""
+
+    score: str
+    corruption: str
+    values: tuple[float, ...] = Field(min_length=2, description="by amount of harm, truth first")
+    monotone: float = Field(ge=-1, le=1, description="Spearman's rank correlation of amount and value")
+    signal: float = Field(description="shift at the worst amount over the standard error at n clips")
+    n: int = Field(gt=0, description="clips for which the standard error is stated")
+    verdict: Literal["sees", "moves", "blind", "fooled"]
+
+
 class Prompts(Frozen):
     """Which prompts a cell asks: a world split and count, or a list; `sha256` covers the texts."""
 
@@ -128,7 +140,7 @@ class Record(Frozen):
     """One line of records.jsonl. A failed cell is a row too: `outcome`, `message`, `stage_reached` tell."""
 
     schema_version: Literal[1] = 1
-    kind: Kind = "cell"
+    kind: Kind = Field("cell", description="exam: its samples are `ExamRow`s, and nothing is timed")
     cell: str = Field(description="hash of the question: system, knobs, weights, prompts, seeds, protocols")
     fingerprint: str = Field(description="hash of the answer's environment")
     suite: str
@@ -323,7 +335,7 @@ def latest(records: Iterable[Record]) -> dict[str, Record]:
 
 
 def write_samples(run: Path, cell: str, rows: Sequence[Mapping[str, Any]]) -> Sidecar:
-    """Writes samples/CELL.jsonl. Every row has `index`, `prompt`, `seed`; a missing score is null."""
+    """Writes samples/CELL.jsonl. Rows of a cell have `index`, `prompt`, `seed`; a missing score is null."""
     text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     path = run / "samples" / f"{cell}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)

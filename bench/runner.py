@@ -183,7 +183,10 @@ class Driver:
         """One clip before anything is measured, so that a look tells whether the rest is worth the wait."""
         if self._manifest.first_clip is not None:
             return
-        candidates = [cell for cell in todo if cell.role == "system"] or list(todo)
+        candidates = [cell for cell in todo if cell.role == "system"]
+        candidates = candidates or [cell for cell in todo if cell.kind == "cell"]
+        if not candidates:
+            return
         cell = candidates[len(candidates) // 2]  # neither the cheapest of a sweep nor the dearest
         job = self._job(cell)
         ending = self._isolation.call(

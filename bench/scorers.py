@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from bench.errors import UnsupportedError
-from bench.records import Score
+from bench.records import ExamRow, Score
 from bench.systems import Output, Request
 
 
@@ -33,6 +33,22 @@ class Scorer(Protocol):
         ...
 
     def score(self, output: Output, requests: Sequence[Request], metrics: Sequence[str]) -> Scores: ...
+
+
+class Examinable(Protocol):
+    """A scorer whose scores can be examined: what do they answer to harm whose amount is known?"""
+
+    def exam_protocol(self, clips: int) -> str:
+        """What the answers depend on. Raises WeightsMissing."""
+        ...
+
+    def exam_seconds(self, clips: int) -> float:
+        """A rough guess, for the plan."""
+        ...
+
+    def exam(self, clips: int) -> list[ExamRow]:
+        """One row a score and corruption."""
+        ...
 
 
 class LabScorer:
@@ -75,6 +91,30 @@ class LabScorer:
         names = [str(name) for name in table.columns]
         rows = [dict(zip(names, row, strict=True)) for row in table.itertuples(index=False)]
         return Scores(aggregate, rows)
+
+    def exam_protocol(self, clips: int) -> str:
+        from evals import catalogue
+
+        return " | ".join(catalogue.protocol(name, n=clips) for name in catalogue.METRICS)
+
+    def exam_seconds(self, clips: int) -> float:
+        return 2.0 * clips
+
+    def exam(self, clips: int) -> list[ExamRow]:
+        from evals.exam import N, examine
+
+        return [
+            ExamRow(
+                score=answer.score,
+                corruption=answer.corruption,
+                values=answer.values,
+                monotone=answer.monotone,
+                signal=answer.signal,
+                n=N,
+                verdict=answer.verdict,
+            )
+            for answer in examine(clips)
+        ]
 
 
 LAB = LabScorer()

@@ -23,10 +23,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from bench import systems
 from bench.errors import SuiteError, nearest
 from bench.records import Knob, Prompts, digest
-from bench.scorers import Scorer
+from bench.scorers import Examinable, Scorer
 from bench.systems import Request
 from magic141.errors import WeightsMissing
 
+EXAM = "exam of the scores"
+"""What tables call it, where cells have the name of a system."""
 SEED_STRIDE = 1_000_000
 """Request seed = suite seed * SEED_STRIDE + prompt index: every prompt gets noise of its own."""
 
@@ -150,6 +152,9 @@ class Suite(Strict):
     clips: int = Field(12, ge=1, description="clips of the first prompts to store; the worst is stored too")
     time_limit: float = Field(300, gt=0, description="seconds a cell, all passes")
     threads: int | None = Field(None, ge=1, description="CPU threads; by default all cores of the process")
+    exam: int | None = Field(
+        None, ge=8, description="truth clips on which the scores themselves are examined; by default no exam"
+    )
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -185,13 +190,17 @@ class Suite(Strict):
                         f"{cell.label} asks the same question as {cells[cell.id].label}; drop one"
                     )
                 cells[cell.id] = cell
-        return list(cells.values())
+        return [*cells.values(), *([Cell.make_exam(self.exam, self)] if self.exam else [])]
 
 
 class Cell(Strict):
-    """One question: a system at one setting of its knobs, the prompts, the seeds, the protocol."""
+    """One question: a system at one setting of its knobs, the prompts, the seeds, the protocol.
+
+    The exam of the scores is a cell too: its adapter is the scorer, its prompts the scenes that it harms.
+    """
 
     id: str
+    kind: Literal["cell", "exam"] = "cell"
     system: str
     adapter: str
     role: Literal["system", "reference"]
@@ -253,6 +262,34 @@ class Cell(Strict):
             prompts=prompts,
             seeds=suite.seeds,
             predicted_seconds=system.seconds_per_clip() * (clips + timed),
+        )
+
+    @classmethod
+    def make_exam(cls, clips: int, suite: Suite) -> Self:
+        """Raises SuiteError where the suite's scorer has no exam."""
+        scorer: Examinable = systems.find(suite.scorer, "scorer")
+        if not hasattr(scorer, "exam"):
+            raise SuiteError(f"`exam`: scorer {suite.scorer} has none; drop the key")
+        question: dict[str, Any] = {"scorer": suite.scorer, "clips": clips}
+        missing = None
+        try:
+            question["protocol"] = scorer.exam_protocol(clips)
+        except WeightsMissing as error:
+            missing = str(error)
+        return cls(
+            id=digest(question),
+            kind="exam",
+            system=EXAM,
+            adapter=suite.scorer,
+            role="reference",
+            knobs={"clips": clips},
+            shown=("clips",),
+            weights_sha256=None,
+            weights_missing=missing,
+            protocols={},
+            prompts=Prompts(source="truth clips of the scorer", count=clips, sha256=digest(question, 64)),
+            seeds=[0],
+            predicted_seconds=scorer.exam_seconds(clips),
         )
 
 

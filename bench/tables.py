@@ -56,7 +56,7 @@ def rows(records: Sequence[Record]) -> Group:
     """What cells cost, then what they scored, a few metrics at a time so that a narrow terminal shows them."""
     cost = Table(Column("cell", no_wrap=True), "asks", "outcome", "a clip", "real time ×", "memory")
     labels = {record.cell: label(record, records) for record in records}
-    for record in records:
+    for record in (record for record in records if record.kind == "cell"):
         whole, factor = record.stages.get(END_TO_END), record.real_time_factor
         cost.add_row(
             record.cell[:SHOWN_ID],

@@ -34,7 +34,7 @@ from bench.records import (
     write_atomically,
     write_samples,
 )
-from bench.scorers import Scorer
+from bench.scorers import Examinable, Scorer
 from bench.suite import Cell, Suite
 from bench.systems import Output, Request, System
 from magic141.errors import WeightsMissing
@@ -58,6 +58,7 @@ class Job:
     def record(self, **fields: Any) -> Record:
         """A record of this cell with what is known before it starts."""
         return Record(
+            kind=self.cell.kind,
             cell=self.cell.id,
             fingerprint=self.fingerprint,
             suite=self.suite.name,
@@ -92,7 +93,7 @@ def run_cell(job: Job, announcer: Announcer) -> None:
         return job.record(started=started, seconds=time.perf_counter() - clock, **found, **ending)
 
     try:
-        _passes(job, phase, found)
+        (_exam if job.cell.kind == "exam" else _passes)(job, phase, found)
         answer = record(outcome="ok")
     except Exception as error:
         traceback.print_exc()
@@ -174,8 +175,19 @@ def _passes(job: Job, phase: _Phase, found: dict[str, Any]) -> None:
     _score(job, system.fps, requests, output, found)
 
 
-def _set_threads(system: System, threads: int) -> None:
-    if "torch" in system.imports:
+def _exam(job: Job, phase: _Phase, found: dict[str, Any]) -> None:
+    """The scores are examined instead of a system."""
+    phase.enter("exam")
+    if job.cell.weights_missing:
+        raise WeightsMissing(job.cell.weights_missing)
+    scorer: Examinable = systems.find(job.suite.scorer, "scorer")
+    _set_threads(scorer, job.threads)
+    rows = [row.model_dump(mode="json") for row in scorer.exam(job.cell.prompts.count)]
+    found["samples"] = write_samples(job.work, job.cell.id, rows)
+
+
+def _set_threads(part: System | Scorer, threads: int) -> None:
+    if "torch" in part.imports:
         import torch
 
         torch.set_num_threads(threads)

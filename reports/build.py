@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from bench.records import write_atomically
-from reports import clips, plots, table, text
+from reports import clips, exam, plots, table, text
 from reports.caveats import caveats
 from reports.load import ReportError, Run, load
 from reports.metrics import Metric, metrics
@@ -53,9 +53,12 @@ def _page(runs: Sequence[Run]) -> str:
     found = metrics(cells)
     main = next((metric for metric in found if metric.systems), None)
     wanted, problems = clips.strips(cells)
+    examined, exam_problems = exam.exams(runs)
+    problems += exam_problems
     context = {
         "runs": runs,
         "cells": cells,
+        "exams": examined,
         "other": [(run, record) for run in runs for record in run.records if record.kind != "cell"],
         "done": sum(row.record is not None for row in cells),
         "failed": [row for row in cells if row.record and not row.ok],
@@ -128,6 +131,7 @@ def _environment() -> Environment:
         OPEN_STRIPS=OPEN_STRIPS,
         OPEN_PLOTS=OPEN_PLOTS,
         passes=plots.passes,
+        exam_hover=exam.hover,
         css=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
         script=Markup((_HERE / "script.js").read_text(encoding="utf-8")),
         pretty=lambda value: json.dumps(value, indent=1, ensure_ascii=False, default=str),

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from bench.errors import SuiteError, UnsupportedError, nearest
-from bench.records import Score
+from bench.records import ExamRow, Score
 from bench.scorers import Scores
 from bench.systems import Output, Request, Stages, to_uint8
 from magic141.errors import WeightsMissing
@@ -121,6 +121,37 @@ class FakeScorer:
             )
         per_sample = [{name: columns[name][place] for name in metrics} for place in range(len(requests))]
         return Scores(aggregate, per_sample)
+
+    def exam_protocol(self, clips: int) -> str:
+        return "noise of known strength on grey"
+
+    def exam_seconds(self, clips: int) -> float:
+        return 0.01 * clips
+
+    def exam(self, clips: int) -> list[ExamRow]:
+        """Both metrics on grey pixels with noise of growing strength: one sees it, the other does not."""
+        harm = np.random.default_rng(0).normal(size=(clips, 256))
+        harm -= harm.mean(1, keepdims=True)
+        levels = [0.5 + 0.05 * level * harm for level in range(3)]
+        columns = {
+            "brightness": [values.mean(1) for values in levels],
+            "noise": [values.std(1) for values in levels],
+        }
+        rows = []
+        for name, values in columns.items():
+            means = tuple(round(float(value.mean()), 9) for value in values)
+            rows.append(
+                ExamRow(
+                    score=name,
+                    corruption="noise",
+                    values=means,
+                    monotone=float(np.sign(means[-1] - means[0])),
+                    signal=99.0 if means[-1] > means[0] else 0.0,
+                    n=clips,
+                    verdict="sees" if means[-1] > means[0] else "blind",
+                )
+            )
+        return rows
 
 
 SCORER = FakeScorer()

@@ -128,6 +128,20 @@ def test_an_ok_record_is_complete(tmp_path: Path, suite_file: SuiteFile) -> None
     assert all((run / clip.path).stat().st_size > 0 for clip in record.clips)
 
 
+def test_an_exam_of_the_scores_is_recorded_beside_the_cells(tmp_path: Path, suite_file: SuiteFile) -> None:
+    head = """
+prompts: {texts: [a red circle]}
+scorer: bench.baselines.fake:SCORER
+metrics: [noise]
+exam: 16
+"""
+    run = drive(suite_file(STEADY, head=head), tmp_path / "out", only=("exam of the scores",))
+    (record,) = records(run).values()
+    assert (record.kind, record.outcome, record.stages) == ("exam", "ok", {})
+    verdicts = {row["score"]: row["verdict"] for row in read_samples(run, record)}
+    assert verdicts == {"noise": "sees", "brightness": "blind"}
+
+
 def test_the_run_says_what_it_took(tmp_path: Path, suite_file: SuiteFile) -> None:
     run = drive(suite_file(STEADY), tmp_path / "out", only=("num_inference_steps=1", "num_inference_steps=2"))
     manifest = Manifest.read(run)

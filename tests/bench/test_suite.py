@@ -239,3 +239,19 @@ def test_a_resolved_suite_reads_back() -> None:
 
 def test_knobs_are_the_fields() -> None:
     assert knob_names(Fake) == ["num_inference_steps", "batch_size", "latency", "memory", "outcome", "stage"]
+
+
+def test_an_exam_is_one_more_question_and_changes_no_other() -> None:
+    without = parse(plain(), "s").cells()
+    cells = parse(plain(exam=16), "s").cells()
+    assert [cell.id for cell in cells[:-1]] == [cell.id for cell in without]
+    assert cells[-1].kind == "exam"
+    assert cells[-1].id != parse(plain(exam=17), "s").cells()[-1].id
+
+
+def test_a_scorer_without_exam_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import bench.baselines.fake
+
+    monkeypatch.delattr(bench.baselines.fake.FakeScorer, "exam")
+    with pytest.raises(SuiteError, match="fake:SCORER has none"):
+        parse(plain(exam=16), "s").cells()

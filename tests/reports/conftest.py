@@ -192,6 +192,7 @@ def make() -> SimpleNamespace:
     """The makers of this file: with the importlib mode of pytest, tests cannot import a conftest."""
     return SimpleNamespace(
         record=record,
+        append=lambda folder, one: Store(folder).append(one),
         failed=failed,
         score=score,
         scores=scores,
