@@ -38,6 +38,8 @@ class Scorer(Protocol):
 class Examinable(Protocol):
     """A scorer whose scores can be examined: what do they answer to harm whose amount is known?"""
 
+    imports: Sequence[str]
+
     def exam_protocol(self, clips: int) -> str:
         """What the answers depend on. Raises WeightsMissing."""
         ...

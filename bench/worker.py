@@ -186,7 +186,7 @@ def _exam(job: Job, phase: _Phase, found: dict[str, Any]) -> None:
     found["samples"] = write_samples(job.work, job.cell.id, rows)
 
 
-def _set_threads(part: System | Scorer, threads: int) -> None:
+def _set_threads(part: System | Examinable, threads: int) -> None:
     if "torch" in part.imports:
         import torch
 

@@ -28,13 +28,12 @@ from magic141.autoencoder import AutoencoderMagic141
 from magic141.conditioning import Condition, as_batch, encode_image, encode_prompt, known_channels
 from magic141.errors import InputError
 from magic141.images import ImageInput, as_pixels
-from magic141.scheduler import FlowMatchScheduler
+from magic141.scheduler import FlowMatchScheduler, Generators
 from magic141.transformer import Magic141Transformer3DModel
 
 SPATIAL_COMPRESSION = 8
 OUTPUT_TYPES = ("np", "pt", "pil", "latent")
 
-Generators = torch.Generator | list[torch.Generator] | None
 StepCallback = Callable[["Magic141Pipeline", int, Tensor, dict[str, Any]], dict[str, Any]]
 
 
@@ -163,7 +162,7 @@ class Magic141Pipeline(DiffusionPipeline):
             with self.stage_hook(stages.IMAGE):
                 one = (*shape[:2], 1, *shape[3:])
                 noise = self._noise(one, generator, latents if num_frames == 1 else None)
-                image_latent = self.denoise(noise, Condition(*texts, image_guidance))
+                image_latent = self.denoise(noise, Condition(*texts, image_guidance), generator)
                 if num_frames > 1:
                     pixels = self._decode(image_latent)[:, :, 0].clamp(-1, 1)
 
@@ -174,7 +173,7 @@ class Magic141Pipeline(DiffusionPipeline):
                 image_tokens, image_latent = self._encode_image(pixels)
             noise = self._noise(shape, generator, latents)
             condition = Condition(*texts, guidance_scale, image_tokens, image_latent)
-            latents = self.denoise(noise, condition, self.stage_hook, callback_on_step_end)
+            latents = self.denoise(noise, condition, generator, self.stage_hook, callback_on_step_end)
 
         frames: Any = latents
         if output_type != "latent":
@@ -226,12 +225,13 @@ class Magic141Pipeline(DiffusionPipeline):
         self,
         noise: Tensor,
         condition: Condition,
+        generator: Generators = None,
         hook: stages.StageHook = stages.unmeasured,
         on_step: StepCallback | None = None,
     ) -> Tensor:
         """Latents (B, 16, t, h, w) from `noise` of that shape, by the steps that the scheduler is set to.
 
-        A known frame is noised as in training, so its velocity is known too, `eps - x0`; it replaces what the
+        A known frame is noised as in training, so its velocity is known too, `(x_t - x0) / t`; it replaces what the
         model says there, which no loss has ever asked for.
         """
         known = known_channels(noise, condition.image_latent)
@@ -253,8 +253,8 @@ class Magic141Pipeline(DiffusionPipeline):
                         unguided, guided = v.chunk(2)
                         v = torch.lerp(unguided, guided, condition.guidance_scale)
                     if condition.image_latent is not None:
-                        v[:, :, :1] = noise[:, :, :1] - condition.image_latent
-                    x = self.scheduler.step(v, timestep, x).prev_sample
+                        v[:, :, :1] = (x[:, :, :1] - condition.image_latent) / self.scheduler.sigmas[i].item()
+                    x = self.scheduler.step(v, timestep, x, generator).prev_sample
                 if on_step is not None:
                     x = on_step(self, i, timestep, {"latents": x}).pop("latents", x)
                 bar.update()

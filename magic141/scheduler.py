@@ -1,4 +1,4 @@
-"""Flow matching: times, noising, and the Euler step.
+"""Flow matching: times, noising, the Euler step, and the step of few-step students.
 
 A noisy sample is `x_t = (1 - t) x0 + t eps`, the model predicts the velocity `v = eps - x0`, and t runs from 1
 (noise) to 0 (data); Lipman et al., arXiv 2210.02747. Models and `timesteps` count in 1000 t, as diffusers does.
@@ -11,9 +11,12 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from magic141.errors import InputError
+
+Generators = torch.Generator | list[torch.Generator] | None
 
 
 def shift_time(t: Tensor, shift: float) -> Tensor:
@@ -84,14 +87,16 @@ class FlowMatchScheduler(SchedulerMixin, ConfigMixin):
         model_output: Tensor,
         timestep: float | Tensor,
         sample: Tensor,
+        generator: Generators = None,
         return_dict: bool = True,
     ) -> FlowMatchSchedulerOutput | tuple[Tensor]:
-        """One Euler step from `timestep`, one of `timesteps`, to the next lower time.
+        """One step from `timestep`, one of `timesteps`, to the next lower time.
 
         Args:
             model_output: velocity at `sample`, same shape.
             timestep: scalar.
             sample: x_t, (B, ...).
+            generator: of fresh noise, one or one a sample; Euler's method draws none.
             return_dict: False gives a tuple.
 
         Raises:
@@ -106,14 +111,33 @@ class FlowMatchScheduler(SchedulerMixin, ConfigMixin):
             )
         i = int(gaps.argmin())
         wide = sample.to(torch.promote_types(sample.dtype, torch.float32))
-        previous = wide + (self.sigmas[i + 1] - self.sigmas[i]).item() * model_output
+        now, then = (sigma.item() for sigma in self.sigmas[i : i + 2])
+        previous = self._move(wide, model_output, now, then, generator)
         if not return_dict:
             return (previous.to(sample.dtype),)
         return FlowMatchSchedulerOutput(prev_sample=previous.to(sample.dtype))
 
+    def _move(self, x: Tensor, velocity: Tensor, now: float, then: float, generator: Generators) -> Tensor:
+        return x + (then - now) * velocity
+
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """`interpolate` with times (B,) counted as the model does, in [0, num_train_timesteps]."""
         return interpolate(original_samples, noise, timesteps / self.config.num_train_timesteps)
+
+
+class FewStepScheduler(FlowMatchScheduler):
+    """Each step predicts the data, `x0 = x_t - t v`, and noises it afresh to the next time.
+
+    The sampler of students whose every step was trained to land on data: multistep consistency sampling
+    (arXiv 2303.01469, algorithm 1), and DMD2's (arXiv 2405.14867, section 4.4). On a model that knows x0 it differs
+    from Euler's method by the noise alone; on others Euler's errors add up and these do not.
+    """
+
+    def _move(self, x: Tensor, velocity: Tensor, now: float, then: float, generator: Generators) -> Tensor:
+        x0 = x - now * velocity
+        if then == 0:
+            return x0
+        return torch.lerp(x0, randn_tensor(x.shape, generator, x.device, x.dtype), then)
 
 
 def _check_shift(shift: float) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from magic141.errors import InputError
-from magic141.scheduler import FlowMatchScheduler, interpolate, shift_time
+from magic141.scheduler import FewStepScheduler, FlowMatchScheduler, interpolate, shift_time
 
 SHIFTS = st.floats(0.2, 20)
 STEPS = st.integers(1, 64)
@@ -106,3 +106,39 @@ def test_a_time_outside_the_schedule_is_refused() -> None:
     scheduler.set_timesteps(4)
     with pytest.raises(InputError, match=r"timestep=700.0 is not in the schedule of 4 steps"):
         scheduler.step(torch.ones(1), 700.0, torch.ones(1))
+
+
+@given(steps=STEPS, shift=SHIFTS, seed=st.integers(0, 99))
+def test_few_steps_of_a_perfect_predictor_end_on_the_data(steps: int, shift: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x0 = torch.randn(2, 4, 3, generator=generator, dtype=torch.float64)
+    scheduler = FewStepScheduler(shift=shift)
+    scheduler.set_timesteps(steps)
+    x = torch.randn(2, 4, 3, generator=generator, dtype=torch.float64)
+    for i, t in enumerate(scheduler.timesteps):
+        x = scheduler.step((x - x0) / scheduler.sigmas[i].item(), t, x, generator).prev_sample
+    torch.testing.assert_close(x, x0, atol=1e-9, rtol=0)
+
+
+def test_few_steps_noise_the_prediction_afresh() -> None:
+    """Between steps the sample is the prediction with noise of the next time, not with that of the last."""
+    x0, noise = torch.full((20_000,), 3.0), torch.full((20_000,), 5.0)
+    scheduler = FewStepScheduler()
+    scheduler.set_timesteps(2)
+    x = scheduler.step(
+        noise - x0, scheduler.timesteps[0], noise, torch.Generator().manual_seed(0)
+    ).prev_sample
+    assert x.mean().item() == pytest.approx(1.5, abs=0.02)
+    assert x.std().item() == pytest.approx(0.5, abs=0.02)
+
+
+def test_one_generator_a_sample_makes_samples_independent_of_their_batch() -> None:
+    scheduler = FewStepScheduler()
+    scheduler.set_timesteps(2)
+    sample = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+
+    def stepped(rows: list[int]) -> torch.Tensor:
+        generators = [torch.Generator().manual_seed(row) for row in rows]
+        return scheduler.step(torch.zeros(len(rows), 4), 1000.0, sample[rows], generators).prev_sample
+
+    torch.testing.assert_close(stepped([0, 1, 2])[1:], stepped([1, 2]))

@@ -1,0 +1,232 @@
+"""The mathematics of distillation, where the answer is known."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from magic141.train import cfg_distill, consistency, trajectory
+from magic141.train.dmd2 import Critic, Dmd2, Recipe, flow_loss, matching_loss, score_times
+from magic141.train.fields import data, step_times
+from magic141.train.flow import Batch
+from magic141.transformer import Magic141Transformer3DModel
+
+SHAPE = (4, 2, 3, 2, 2)
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def randn(*shape, seed=0):
+    return torch.randn(shape or SHAPE, generator=gen(seed), dtype=torch.float64)
+
+
+def view(t):
+    return t.view(-1, 1, 1, 1, 1)
+
+
+def gaussian(mean, std):
+    """The exact velocity field of data that are normal, element by element: v = E[eps - x0 | x_t]."""
+
+    def velocity(x_t, t):
+        t = view(t)
+        variance = (1 - t) ** 2 * std**2 + t**2
+        x0 = mean + (1 - t) * std**2 / variance * (x_t - (1 - t) * mean)
+        return (x_t - x0) / t
+
+    return velocity
+
+
+def score(x_t, t, mean, std):
+    """Gradient of the log density of x_t = (1 - t) x0 + t eps."""
+    t = view(t)
+    return -(x_t - (1 - t) * mean) / ((1 - t) ** 2 * std**2 + t**2)
+
+
+def test_the_matching_gradient_is_the_difference_of_scores_for_gaussians():
+    """DMD moves x along s_real - s_fake, scaled by t^2 / (1 - t) and by the normaliser of each sample."""
+    t = torch.tensor([0.1, 0.4, 0.7, 0.95], dtype=torch.float64)
+    x0 = randn(seed=1).requires_grad_()
+    x_t = torch.lerp(x0.detach(), randn(seed=2), view(t))
+    real, fake = (data(gaussian(m, s), x_t, t) for m, s in ((0.5, 1.3), (-0.2, 0.6)))
+    matching_loss(x0, real, fake, known=0).backward()
+    scores = score(x_t, t, -0.2, 0.6) - score(x_t, t, 0.5, 1.3)
+    weight = view(t) ** 2 / (1 - view(t))
+    scale = (x0.detach() - real).abs().mean((1, 2, 3, 4), keepdim=True)
+    torch.testing.assert_close(x0.grad * x0.numel(), weight * scores / scale)
+
+
+def test_known_frames_have_no_part_in_gradient_and_normaliser():
+    real, fake = randn(seed=1), randn(seed=2)
+    found = []
+    for change in (0.0, 9.0):
+        x0 = randn(seed=3)
+        x0[:, :, :1] += change
+        x0.requires_grad_()
+        matching_loss(x0, real, fake, known=1).backward()
+        assert (x0.grad[:, :, :1] == 0).all()
+        found.append(x0.grad)
+    torch.testing.assert_close(*found)
+
+
+def test_matching_a_gaussian_moves_the_generator_to_it():
+    """A generator of one shift and one scale, with exact scores for both sides, ends at the real distribution."""
+    shift, scale = torch.zeros((), dtype=torch.float64), torch.tensor(0.3, dtype=torch.float64)
+    shift.requires_grad_()
+    scale.requires_grad_()
+    solver = torch.optim.Adam([shift, scale], lr=0.02)
+    g = gen(0)
+    for _ in range(400):
+        x0 = shift + scale * torch.randn(64, 1, 1, 4, 4, generator=g).double()
+        t = score_times(64, 1.0, g).double()
+        x_t = torch.lerp(x0.detach(), torch.randn(x0.shape, generator=g).double(), view(t))
+        real = data(gaussian(1.0, 0.8), x_t, t)
+        fake = data(gaussian(shift.item(), abs(scale.item())), x_t, t)
+        solver.zero_grad()
+        matching_loss(x0, real, fake, known=0).backward()
+        solver.step()
+    assert shift.item() == pytest.approx(1.0, abs=0.08)
+    assert abs(scale.item()) == pytest.approx(0.8, abs=0.08)
+
+
+def test_the_critics_loss_is_lowest_for_the_exact_field():
+    x0, noise = 0.5 + 1.3 * randn(4096, 1, 1, 2, 2, seed=1), randn(4096, 1, 1, 2, 2, seed=2)
+    t = score_times(4096, 1.0, gen(3)).double()
+    exact = flow_loss(gaussian(0.5, 1.3), x0, noise, t, 0)
+    for mean, std in ((0.4, 1.3), (0.6, 1.3), (0.5, 1.2), (0.5, 1.4)):
+        assert flow_loss(gaussian(mean, std), x0, noise, t, 0) > exact
+
+
+def test_cfg_distillation_of_a_linear_model_finds_the_guided_field():
+    """v = a x: the student that minimises the loss has exactly the guided coefficient."""
+    uncond, cond, scale = 0.3, -0.5, 3.0
+    target = lambda x, t: torch.lerp(uncond * x, cond * x, scale)  # noqa: E731
+    a = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    solver = torch.optim.LBFGS([a], line_search_fn="strong_wolfe")
+
+    def closure():
+        solver.zero_grad()
+        found = cfg_distill.loss(lambda x, t: a * x, target, randn(seed=1), 1, 1.0, gen(5))["loss"]
+        found.backward()
+        return found
+
+    solver.step(closure)
+    assert a.item() == pytest.approx(uncond + scale * (cond - uncond), abs=1e-9)
+
+
+def test_trajectories_end_where_the_exact_flow_does():
+    """Normal data: the flow maps noise to mean + std noise."""
+    noise = randn(seed=4)
+    states = trajectory.trajectory(gaussian(0.5, 1.3), noise, steps=4, stride=200, shift=1.0)
+    assert len(states) == 5
+    torch.testing.assert_close(states[-1], 0.5 + 1.3 * noise, atol=0.02, rtol=0)
+
+
+def test_a_student_that_knows_the_ends_has_no_regression_loss():
+    noise, mean, std = randn(seed=4), 0.5, 1.3
+    states = trajectory.trajectory(gaussian(mean, std), noise, steps=4, stride=500, shift=2.0)
+    times = step_times(4, 2.0).double()
+
+    def jump(x_t, t):
+        # On the exact trajectory x_t = (1 - t) mean + sqrt((1 - t)^2 std^2 + t^2) noise.
+        t = view(t)
+        start = (x_t - (1 - t) * mean) / ((1 - t) ** 2 * std**2 + t**2).sqrt()
+        return (x_t - (mean + std * start)) / t
+
+    knowing = trajectory.loss(jump, states, times, 1)["loss"]
+    ignorant = trajectory.loss(gaussian(mean, std), states, times, 1)["loss"]
+    assert knowing < 1e-4 < ignorant
+
+
+def test_the_consistency_loss_is_smallest_for_the_exact_jump():
+    mean, std, x0 = 0.5, 1.3, 0.5 + 1.3 * randn(64, 1, 1, 2, 2, seed=1)
+
+    def jump(x_t, t):
+        t = view(t)
+        start = (x_t - (1 - t) * mean) / ((1 - t) ** 2 * std**2 + t**2).sqrt()
+        return (x_t - (mean + std * start)) / t
+
+    teacher = gaussian(mean, std)
+    errors = [consistency.loss(of, of, teacher, x0, 0, 400, 1.0, gen(2))["error"] for of in (jump, teacher)]
+    assert errors[0] < 0.01 * errors[1]
+
+
+# The whole step, on a small transformer.
+
+
+def small():
+    torch.manual_seed(0)
+    model = Magic141Transformer3DModel(
+        in_channels=33, num_attention_heads=2, attention_head_dim=16, num_layers=1, num_single_layers=3,
+        num_refiner_layers=1, text_embed_dim=8, pooled_projection_dim=8, rope_axes_dim=(4, 6, 6),
+        image_condition_type="latent_concat", continuation_embed=True,
+    )  # fmt: skip
+    torch.nn.init.normal_(model.proj_out.weight, std=0.05)
+    return model
+
+
+@pytest.fixture
+def batch():
+    g = gen(1)
+    return Batch(
+        latents=torch.randn(4, 16, 3, 4, 4, generator=g),
+        known=1,
+        continuation=torch.zeros(4, dtype=torch.bool),
+        text_tokens=torch.randn(4, 5, 8, generator=g),
+        pooled=torch.randn(4, 8, generator=g),
+        image_tokens=None,
+        cover=torch.zeros(4, 3, 16, 16),
+    )
+
+
+@pytest.fixture
+def trio():
+    return Dmd2(
+        small(), Critic(small()), small(), (torch.zeros(1, 5, 8), torch.zeros(1, 8)), Recipe(adversarial=0.1)
+    )
+
+
+def test_student_and_critic_take_turns_and_only_one_learns(trio, batch):
+    for step in range(6):
+        terms = trio(step, batch, gen(step))
+        terms["loss"].backward()
+        moved = {
+            name: any(p.grad is not None for p in part.parameters()) for name, part in trio.named_children()
+        }
+        assert moved == {"student": step % 3 == 2, "critic": step % 3 != 2}
+        assert set(terms) == {
+            "loss",
+            *(("matching", "adversarial") if step % 3 == 2 else ("critic", "telling")),
+        }
+        trio.zero_grad()
+
+
+def test_the_teacher_is_neither_trained_nor_saved(trio, batch):
+    names = {name.partition(".")[0] for name, _ in trio.named_parameters()}
+    assert names == {"student", "critic"}
+    trio(2, batch, gen())["loss"].backward()
+
+
+def test_plain_dmd_has_no_adversarial_term(batch):
+    plain = Dmd2(small(), Critic(small()), small(), (torch.zeros(1, 5, 8), torch.zeros(1, 8)), Recipe())
+    assert set(plain(0, batch, gen())) == {"loss", "critic"}
+    assert set(plain(2, batch, gen())) == {"loss", "matching"}
+
+
+def test_the_adversarial_term_reaches_the_student_through_the_critic(batch):
+    empty = (torch.zeros(1, 5, 8), torch.zeros(1, 8))
+    weights = []
+    for adversarial in (1e-6, 5.0):
+        trio = Dmd2(small(), Critic(small()), small(), empty, Recipe(adversarial=adversarial))
+        trio(2, batch, gen())["loss"].backward()
+        weights.append(trio.student.proj_out.weight.grad)
+    assert not torch.allclose(*weights)
+
+
+def test_known_frames_of_the_batch_reach_the_student_and_others_do_not(trio, batch):
+    """Only the adversarial critic sees true frames, as examples."""
+    other = dataclasses.replace(batch, latents=batch.latents.clone())
+    other.latents[:, :, 1:] += 1
+    found = [trio(2, one, gen(3))["matching"] for one in (batch, other)]
+    torch.testing.assert_close(*found)
