@@ -53,6 +53,22 @@ class Metric:
     target: float | None = None
 
 
+ORACLE: dict[str, Metric] = {
+    "oracle-found": Metric("higher", "fraction"),
+    "oracle-colour": Metric("higher", "fraction"),
+    "oracle-shape": Metric("higher", "fraction"),
+    "oracle-count": Metric("higher", "fraction"),
+    "oracle-tracking-error": Metric("lower", "px"),
+    "oracle-direction-error": Metric("lower", "degrees"),
+    "oracle-speed-variation": Metric("lower", "fraction"),
+    "oracle-bounce-error": Metric("lower", "fraction"),
+    "oracle-colour-drift": Metric("lower", "grey levels"),
+    "oracle-size-drift": Metric("lower", "ln px"),
+    "oracle-shape-drift": Metric("lower", "fraction"),
+    "oracle-background-change": Metric("lower", "grey levels"),
+}
+"""Scores of `evals.oracle`, by formulas, without a judge."""
+
 METRICS: dict[str, Metric] = {
     "fvd-world": Metric("lower", ""),
     "kvd-world": Metric("lower", ""),
@@ -62,6 +78,7 @@ METRICS: dict[str, Metric] = {
     "motion-ratio": Metric("target", "", target=1.0),
     "flow-ratio": Metric("target", "", target=1.0),
     "first-frame-psnr": Metric("higher", "dB", images=True),
+    **ORACLE,
 }
 
 
@@ -145,4 +162,10 @@ def protocol(metric: str, *, n: int, num_frames: int = CLIP_FRAMES) -> str:
         facts |= {"frames": judged, "flow": "OpenCV DIS medium", "truth": "rendered scene"}
     elif metric == "first-frame-psnr":
         facts |= {"frames": "0", "ceiling": "60 dB"}
+    elif metric in ORACLE:
+        facts |= {"frames": judged, "subject": "patch of the nearest ink by chroma, cover over 1/2"}
+        if metric == "oracle-tracking-error":
+            facts |= {"path": "nearest member of the asked law", "lost": "16 px"}
+        elif metric == "oracle-background-change":
+            facts["clips"] = "no texture, no pan"
     return protocol_string(metric, **facts)

@@ -10,8 +10,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evals import fidelity, flicker, frechet, kernel, motion, statistics
-from evals.catalogue import ATTRIBUTES, CLIP_FRAMES, IMAGE_ATTRIBUTES, METRICS, WIDTH, check_metrics, protocol
+from evals import fidelity, flicker, frechet, kernel, motion, oracle, statistics
+from evals.catalogue import (
+    ATTRIBUTES,
+    CLIP_FRAMES,
+    IMAGE_ATTRIBUTES,
+    METRICS,
+    ORACLE,
+    WIDTH,
+    check_metrics,
+    protocol,
+)
 from evals.judges import WorldJudge, check_frames, judge
 from evals.protocol import Score
 from evals.statistics import Estimate
@@ -87,6 +96,9 @@ class LabScorer:
         if self._num_frames > 1:
             self._features.append(verdict.features)
             columns |= self._motion(frames, scenes, verdict.track)
+            if not ORACLE.keys().isdisjoint(self._names):
+                rows = [oracle.measure(clip, scene) for clip, scene in zip(frames, scenes, strict=True)]
+                columns |= {name: [row[name] for row in rows] for name in ORACLE}
         if first_frames is not None:
             columns["first-frame-psnr"] = fidelity.psnr(frames[:, 0], np.asarray(first_frames))
         self._tables.append(pd.DataFrame(columns))
@@ -162,6 +174,8 @@ class LabScorer:
         if name not in table:
             raise InputError("no first frames were given")
         values = table[name].dropna()
+        if values.empty:
+            raise InputError("not defined for any of these clips")
         if name.startswith("accuracy-") and name != "accuracy-mean":
             return statistics.proportion(values), None, ""
         return statistics.mean(values, seed=self.seed), None, ""

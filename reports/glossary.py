@@ -10,6 +10,18 @@ METRICS = {
     "first-frame-psnr": "how closely frame 0 keeps the image it was to start from",
     "flickering": "VBench's temporal flickering: a still picture scores 1, so read it beside motion",
     "flow-ratio": "optical flow over that of the rendered truth",
+    "oracle-found": "share of frames with a subject",
+    "oracle-colour": "share of frames whose subject has the asked colour",
+    "oracle-shape": "overlap of the subject with the asked shape",
+    "oracle-count": "share of frames with exactly one object of the asked colour",
+    "oracle-tracking-error": "distance of the subject from the nearest path of the asked law",
+    "oracle-direction-error": "angle between the said direction and the subject's",
+    "oracle-speed-variation": "spread of the subject's speed where the law asks for one speed",
+    "oracle-bounce-error": "how far a bounce is from a mirror's; 1 sticks to the wall, 2 goes through",
+    "oracle-colour-drift": "change of the subject's colour from its first; a still picture has none",
+    "oracle-size-drift": "change of the subject's size from its first; a still picture has none",
+    "oracle-shape-drift": "change of the subject's shape from its first; a still picture has none",
+    "oracle-background-change": "change of the background where nothing there should move",
 }
 """In the order in which a reader wants them."""
 

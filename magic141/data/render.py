@@ -14,7 +14,7 @@ from magic141.data.hashing import uniform
 from magic141.data.textures import TEXTURE_FIELDS, _sample
 from magic141.data.world import Scene
 
-_INK = (
+INKS = (
     (230, 40, 40),
     (250, 140, 20),
     (250, 225, 50),
@@ -170,7 +170,7 @@ def _stamp(
 ) -> None:
     """Draw object number `depth` of each truth into `video` (rows, T, C, 64, 64) in place."""
     device = video.device
-    colour = torch.tensor([_INK[look.colour] for look in looks]).float() if ink is None else ink
+    colour = torch.tensor([INKS[look.colour] for look in looks]).float() if ink is None else ink
     centre = torch.from_numpy(np.stack([truth.positions[:, depth] for truth in truths])).float().to(device)
     radius = torch.from_numpy(np.stack([truth.radii[:, depth] for truth in truths])).float().to(device)
     t = centre.shape[1]
