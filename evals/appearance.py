@@ -1,15 +1,16 @@
 """What the frames of any clip look like and how they change, measured in one pass and without weights.
 
-`measure` takes frames as they are decoded and keeps no more than the last and the first. Numbers about the picture
-itself are taken from the *working picture*, reduced by area to a short side of at most `SIDE` pixels, so that a clip
-and the same clip at twice the size score alike. No number stands alone: a still clip has the best flickering and
-warp error there is. `evals.panel` says which clips bought their scores that way.
+`measure` takes frames as they are decoded and keeps no more than the last and the first, and 6 numbers of each.
+Numbers about the picture itself are taken from the *working picture*, reduced by area to a short side of at most
+`SIDE` pixels, so that a clip and the same clip at twice the size score alike. No number stands alone: a still clip has
+the best flickering and warp error there is. `evals.panel` says which clips bought their scores that way.
 """
 
 from __future__ import annotations
 
 import math
 from array import array
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -76,7 +77,8 @@ MEASURES: dict[str, Measure] = {
 }
 """Every number that `measure` gives, in its order."""
 
-_KEPT = ("brightness", "sharpness", "softness", "contrast", "highlight", "entropy", "fine", "L", "a", "b")
+_DRIFTING = ("brightness", "sharpness", "L", "a", "b")
+"""What is kept of every frame, 8 bytes each: where the last quarter begins is known only at the end."""
 
 
 def measure(frames: Iterable[Frame]) -> dict[str, float]:
@@ -88,7 +90,9 @@ def measure(frames: Iterable[Frame]) -> dict[str, float]:
     Raises:
         InputError: fewer than 2 frames, a side below `SMALLEST`, frames of different shapes, or not 8-bit RGB.
     """
-    kept = {name: array("d") for name in _KEPT}
+    kept = {name: array("d") for name in _DRIFTING}
+    sums: defaultdict[str, float] = defaultdict(float)
+    count = 0
     dynamics = Dynamics()
     shape: tuple[int, ...] | None = None
     for given in frames:
@@ -98,13 +102,15 @@ def measure(frames: Iterable[Frame]) -> dict[str, float]:
         picture = reduced(frame, SIDE)
         thumbnail = reduced(picture.astype(np.float32), THUMBNAIL)
         for name, value in _looks(picture, thumbnail).items():
-            kept[name].append(value)
+            sums[name] += value
+            if name in kept:
+                kept[name].append(value)
         dynamics.add(frame, picture, thumbnail)
-    if len(kept["brightness"]) < 2:
-        raise InputError(
-            f"a clip needs at least 2 frames, got {len(kept['brightness'])}; images have no motion to score"
-        )
-    found = dynamics.numbers() | _summary({name: np.asarray(values) for name, values in kept.items()})
+        count += 1
+    if count < 2:
+        raise InputError(f"a clip needs at least 2 frames, got {count}; images have no motion to score")
+    mean = {name: total / count for name, total in sums.items()}
+    found = dynamics.numbers() | _summary(mean, {name: np.asarray(values) for name, values in kept.items()})
     return {name: found[name] for name in MEASURES}
 
 
@@ -167,22 +173,22 @@ def _level(channel: NDArray[np.uint8], quantile: float) -> int:
     return int(np.searchsorted(counts.cumsum(), quantile * channel.size))
 
 
-def _summary(kept: dict[str, NDArray[np.float64]]) -> dict[str, float]:
+def _summary(mean: dict[str, float], kept: dict[str, NDArray[np.float64]]) -> dict[str, float]:
     quarter = max(1, len(kept["brightness"]) // 4)
     early = {name: float(values[:quarter].mean()) for name, values in kept.items()}
     late = {name: float(values[-quarter:].mean()) for name, values in kept.items()}
     return {
-        "brightness": float(kept["brightness"].mean()),
+        "brightness": mean["brightness"],
         "brightness-drift": late["brightness"] - early["brightness"],
         "colour-drift": math.dist([early[i] for i in "Lab"], [late[i] for i in "Lab"]),
-        "sharpness": float(kept["sharpness"].mean()),
+        "sharpness": mean["sharpness"],
         # One grey level more on both sides: what rounding leaves in a flat picture is no detail.
         "sharpness-drift": math.log((late["sharpness"] + 1.0) / (early["sharpness"] + 1.0)),
-        "softness": float(kept["softness"].mean()),
-        "contrast": float(kept["contrast"].mean()),
-        "highlight": float(kept["highlight"].mean()),
-        "colour-entropy": float(kept["entropy"].mean()),
-        "high-frequency-share": float(kept["fine"].mean()),
+        "softness": mean["softness"],
+        "contrast": mean["contrast"],
+        "highlight": mean["highlight"],
+        "colour-entropy": mean["entropy"],
+        "high-frequency-share": mean["fine"],
     }
 
 

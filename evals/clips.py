@@ -41,7 +41,7 @@ class ClipError(InputError):
         return f"{self.name}: {self.reason}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     """Where a clip is: its unique name, its path, and whether that is a video file or a folder of images."""
 
@@ -60,7 +60,8 @@ def find(paths: Iterable[str | os.PathLike[str]]) -> list[Source]:
     Raises:
         InputError: a path that does not exist or is no video, no clip at all, or names that stay equal.
     """
-    found: dict[Path, tuple[str, Source]] = {}  # and the name of the folder that it was found from
+    # By resolved path, with the name of the folder that each was found from.
+    found: dict[str, tuple[str, Source]] = {}
     for path in map(Path, paths):
         if not path.exists():
             raise InputError(f"{str(path)!r} does not exist; give video files or folders that hold them")
@@ -69,8 +70,9 @@ def find(paths: Iterable[str | os.PathLike[str]]) -> list[Source]:
                 f"{str(path)!r} is no video file ({_listed(VIDEOS)}); give a folder for a clip made of images"
             )
         folder = path.parent if path.is_file() else path
+        given = folder.resolve().name
         for source in [Source(path.name, path, "video")] if path.is_file() else _inside(path):
-            found.setdefault(source.path.resolve(), (folder.resolve().name, source))
+            found.setdefault(os.path.realpath(source.path), (given, source))
     if not found:
         raise InputError(f"no clip found; a clip is a file ({_listed(VIDEOS)}) or a folder of images")
     counts = Counter(source.name for _, source in found.values())
@@ -194,10 +196,11 @@ def _images(source: Source) -> Iterator[Frame]:
             raise ClipError(source.name, f"{path.name}: {reason}") from error
 
 
-def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
+def _natural(name: str) -> tuple[list[str | int], str]:
     """Sorts digits by their value, and ignores case first: frame2, Frame10."""
+    # Text and digits come by turns, so that like is compared with like.
     parts = re.split(r"([0-9]+)", name.casefold())
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts], name
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
 def _listed(suffixes: frozenset[str]) -> str:

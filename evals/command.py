@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evals import clips
+from evals.clips import Source
 from evals.compare import Comparison
 from evals.exam import Answer
 from evals.prompts import match, read_prompts
@@ -20,8 +21,13 @@ from evals.results import ScoreFile, check_writable
 from evals.scoring import Frame, FvdRequest, Request, check_names, score_clips
 from magic141.errors import InputError
 
-if TYPE_CHECKING:
-    from evals.vbench_networks import Network
+
+@dataclass(frozen=True)
+class Plan:
+    """The clips, and what makes the request to score them: it loads networks, which may take long."""
+
+    sources: Sequence[Source]
+    load: Callable[[], Request]
 
 
 def request(
@@ -37,55 +43,62 @@ def request(
     clip_weights: str | None,
     weights: Path | None,
     device: str,
-) -> Request:
-    """Everything that scoring needs, checked before the first clip is decoded.
+) -> Plan:
+    """Everything that scoring needs, checked before a network is loaded or a clip decoded.
 
-    Raises InputError, WeightsMissing or WeightsCorrupt.
+    Raises InputError.
     """
     wanted = check_names(metrics.split(",") if metrics else None)
-    if wanted.fvd and reference is None:
-        raise InputError("fvd is a distance between two sets: give --reference a folder of real clips")
-    names = [source.name for source in clips.find(paths)]
-    origins = match(names, read_prompts(prompts)) if prompts else {}
-    judge = None
-    if wanted.clip:
-        from evals.clip_scores import ClipJudge
-
-        judge = ClipJudge.load(clip_model, clip_weights, device)
-    fvd = None
-    if wanted.fvd and reference is not None:
-        from evals.fvd import PROTOCOLS, find_extractor
+    real: Sequence[Source] = ()
+    if wanted.fvd:
+        if reference is None:
+            raise InputError("fvd is a distance between two sets: give --reference a folder of real clips")
+        from evals.fvd import PROTOCOLS
 
         if fvd_protocol not in PROTOCOLS:
             raise InputError(f"--fvd-protocol {fvd_protocol!r} is unknown; use one of {', '.join(PROTOCOLS)}")
-        extractor = find_extractor(weights, device)
-        fvd = FvdRequest(PROTOCOLS[fvd_protocol], extractor, clips.find([reference]), fvd_frames)
-    networks: dict[str, Network] = {}
-    omitted: dict[str, str] = {}
-    if wanted.vbench:
-        from evals import vbench_scores
-
-        networks, omitted = vbench_scores.load(wanted.vbench, device)
-    return Request(
+        real = clips.find([reference])
+    sources = clips.find(paths)
+    names = [source.name for source in sources]
+    cheap = Request(
         measures=wanted.measures,
-        origins=origins,
+        origins=match(names, read_prompts(prompts)) if prompts else {},
         prompted=prompts is not None,
         images=_images(images, names) if images else {},
-        clip_judge=judge,
         clip_metrics=wanted.clip,
-        networks=networks,
-        omitted=omitted,
-        fvd=fvd,
     )
 
+    def load() -> Request:
+        full = cheap
+        if wanted.clip:
+            from evals.clip_scores import ClipJudge
 
-def score(paths: Sequence[Path], wanted: Request, outputs: Sequence[Path | None]) -> ScoreFile:
-    """Score the clips in `paths`, once it is known that the results can be written."""
+            full = replace(full, clip_judge=ClipJudge.load(clip_model, clip_weights, device))
+        if wanted.fvd:
+            from evals.fvd import PROTOCOLS, find_extractor
+
+            extractor = find_extractor(weights, device)
+            full = replace(full, fvd=FvdRequest(PROTOCOLS[fvd_protocol], extractor, real, fvd_frames))
+        if wanted.vbench:
+            from evals import vbench_scores
+
+            networks, omitted = vbench_scores.load(wanted.vbench, device)
+            full = replace(full, networks=networks, omitted=omitted)
+        return full
+
+    return Plan(sources, load)
+
+
+def score(paths: Sequence[Path], plan: Plan, outputs: Sequence[Path | None]) -> ScoreFile:
+    """Score the clips that were found in `paths`, once it is known that the results can be written.
+
+    Raises InputError, WeightsMissing or WeightsCorrupt.
+    """
     for output in outputs:
         if output is not None:
             check_writable(output)
     shown = " ".join(path.name for path in paths)  # where they lie on this machine is nobody's business
-    return score_clips(clips.find(paths), wanted, f"python -m evals score {shown}")
+    return score_clips(plan.sources, plan.load(), f"python -m evals score {shown}")
 
 
 def show(scores: ScoreFile, console: Console) -> None:

@@ -231,16 +231,22 @@ def find_weights(path: Path | None = None) -> Path:
             raise WeightsMissing(f"no weights at {path}: name {FILE} of {REPOSITORY}, or an I3D state dict")
         return path
     searched = []
-    if value := os.environ.get(DIRECTORY_VARIABLE):
-        directory = Path(value).expanduser()
-        if not directory.is_dir():
-            raise InputError(
-                f"{DIRECTORY_VARIABLE}={value!r} is no directory: create it or unset the variable"
-            )
+    if directory := weights_directory():
         if (directory / FILE).is_file():
             return directory / FILE
         searched.append(str(directory / FILE))
     return _from_hub(searched)
+
+
+def weights_directory() -> Path | None:
+    """The directory that `MAGIC141_WEIGHTS` names, if it is set. Raises InputError where there is no such directory."""
+    value = os.environ.get(DIRECTORY_VARIABLE)
+    if not value:
+        return None
+    directory = Path(value).expanduser()
+    if not directory.is_dir():
+        raise InputError(f"{DIRECTORY_VARIABLE}={value!r} is no directory: create it or unset the variable")
+    return directory
 
 
 def is_torchscript(path: Path) -> bool:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from evals import clips, statistics
-from evals.appearance import MEASURES, SIDE, Measure, measure
+from evals.appearance import MEASURES, SIDE, SMALLEST, Measure, measure
 from evals.catalogue import CLIP_METRICS, VBENCH_METRICS
 from evals.clips import Source
 from evals.panel import flags
@@ -66,8 +66,15 @@ class Request:
 
 
 def score_clips(sources: Sequence[Source], request: Request, command: str = "") -> ScoreFile:
-    """Score every source, one pass over its frames for each family of scores; memory does not grow with them."""
-    results = [_clip(source, request) for source in track(sources, "score")]
+    """Score every source, one pass over its frames for each family of scores.
+
+    Memory is that of one frame and of what decodes it; a clip leaves its `ClipResult`, and for a Fréchet distance its
+    features.
+    """
+    # Every picture of the bar leaves strings in the caches of rich; one a second is enough.
+    results = [
+        _clip(source, request) for source in track(sources, "score", refresh_per_second=1, update_period=1)
+    ]
     failed = sum(result.outcome == "failed" for result in results)
     note = f"{failed} of {len(results)} clips failed" if failed else ""
     names = dict.fromkeys([*request.measures, *request.clip_metrics, *request.networks])
@@ -185,8 +192,8 @@ def _distances(sources: Sequence[Source], request: FvdRequest) -> tuple[dict[str
     from evals.fvd import fvd
 
     trouble: list[str] = []
-    rows = [_features(part, request, trouble) for part in (sources, request.reference)]
     try:
+        rows = [_features(part, request, trouble) for part in (sources, request.reference)]
         if min(map(len, rows)) < 2:
             raise InputError(f"a distance needs 2 clips on each side, got {len(rows[0])} and {len(rows[1])}")
         found = fvd(
@@ -199,24 +206,27 @@ def _distances(sources: Sequence[Source], request: FvdRequest) -> tuple[dict[str
 
 
 def _features(sources: Sequence[Source], request: FvdRequest, trouble: list[str]) -> NDArray[np.float64]:
-    """(n, 400) features of the clips that are long enough; the others are named in `trouble`."""
+    """(n, 400) features of the clips that are long and large enough; the others are named in `trouble`."""
     from evals.fvd import WIDTH, features
 
-    def long_enough() -> Iterator[NDArray[np.uint8]]:
+    def enough() -> Iterator[NDArray[np.uint8]]:
         for source in track(sources, "features"):
             try:
                 window = list(islice(clips.frames(source), request.frames))
             except InputError as error:
                 trouble.append(str(error))
                 continue
+            height, width, _ = window[0].shape
             if len(window) < request.frames:
                 trouble.append(
                     f"{source.name}: {len(window)} frames, and {request.frames} are needed for FVD"
                 )
+            elif min(height, width) < SMALLEST:
+                trouble.append(f"{source.name}: frames of {width}x{height} are too small for FVD")
             else:
                 yield np.stack(window)
 
-    parts = list(features(long_enough(), request.extractor, request.protocol))
+    parts = list(features(enough(), request.extractor, request.protocol))
     return np.concatenate([np.empty((0, WIDTH)), *parts])
 
 

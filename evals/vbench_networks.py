@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import math
-import os
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evals.clip_scores import ClipJudge
-from evals.i3d import DIRECTORY_VARIABLE
+from evals.i3d import DIRECTORY_VARIABLE, weights_directory
 from evals.protocol import sha256_of
 from magic141.errors import InputError, WeightsCorrupt, WeightsMissing
 
@@ -91,12 +90,7 @@ def find(wanted: WeightsFile, path: Path | None = None) -> Path:
             raise WeightsMissing(f"no weights at {path}: fetch {wanted.name} from {wanted.url}")
         return path
     places = [Path(torch.hub.get_dir()) / "checkpoints" / wanted.name]
-    if value := os.environ.get(DIRECTORY_VARIABLE):
-        directory = Path(value).expanduser()
-        if not directory.is_dir():
-            raise InputError(
-                f"{DIRECTORY_VARIABLE}={value!r} is no directory: create it or unset the variable"
-            )
+    if directory := weights_directory():
         places.insert(0, directory / wanted.name)
     for place in places:
         if place.is_file():

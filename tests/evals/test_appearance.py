@@ -164,7 +164,7 @@ def test_memory_does_not_grow_with_the_clip():
         (moving(1), "at least 2 frames, got 1"),
         (np.zeros((3, 1, 1, 3), np.uint8), "too small"),
         (np.zeros((3, 15, 64, 3), np.uint8), "too small"),
-        (np.zeros((3, 32, 32, 3), np.float32), "uint8"),
+        (np.full((3, 32, 32, 3), np.nan, np.float32), "must be uint8 .H, W, 3., got float32"),
         (np.zeros((3, 32, 32), np.uint8), "uint8"),
         ([*moving(1), *moving(1, height=65)], "change shape"),
     ],

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from evals import lab
 from evals.corruptions import CORRUPTIONS, LEVELS
-from evals.exam import CERTAIN, Answer, examine, plot
+from evals.exam import CERTAIN, Answer, N, _flow, _scores, examine, plot
 from magic141.data.render import render
 from magic141.data.world import World
 
@@ -37,6 +38,15 @@ def test_shuffling_keeps_every_frame(truth):
     harmed = CORRUPTIONS["shuffle"](scenes, clips, LEVELS, np.random.default_rng(0))
     assert np.array_equal(np.sort(harmed.mean((2, 3, 4))), np.sort(clips.mean((2, 3, 4))))
     assert np.array_equal(harmed[:, 0], clips[:, 0])
+
+
+def test_the_flow_ratio_is_that_of_the_lab(truth):
+    scenes, clips = truth
+    harmed = CORRUPTIONS["slow"](scenes, clips, 2, np.random.default_rng(0))
+    theirs = lab.score(harmed, scenes, metrics=["flow-ratio"]).aggregate["flow-ratio"]
+    value, error, better = _scores(harmed, clips, _flow(clips), scenes)["flow-ratio"]
+    assert (value, better) == (theirs.value, theirs.better)
+    assert error == pytest.approx((theirs.high - theirs.low) / 3.92 * np.sqrt(8 / N), rel=1e-3)
 
 
 @pytest.mark.parametrize(

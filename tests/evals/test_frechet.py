@@ -32,13 +32,16 @@ def test_agrees_with_scipy_and_torchmetrics(rng, width):
     assert ours == pytest.approx(float(theirs), rel=1e-6)
 
 
-@pytest.mark.parametrize(("width", "rank"), [(32, 1), (32, 7), (32, 20), (400, 64), (400, 399)])
-def test_rank_deficient_pairs_agree_with_a_reference(rng, width, rank):
-    """sqrtm fails on singular products, so the reference is the nuclear norm of the factors themselves."""
+@pytest.mark.parametrize(
+    ("width", "rank"), [(16, 3), (32, 1), (32, 20), (64, 63), (200, 50), (400, 64), (400, 399)]
+)
+def test_rank_deficient_pairs_agree_with_scipy(rng, width, rank):
+    """sqrtm fails on a singular A A^T B B^T, and not on A^T B B^T A: (rank, rank), with the same eigenvalues."""
     roots = [rng.normal(size=(width, rank)) / width**0.5 for _ in range(2)]
     means = rng.normal(size=(2, width))
-    nuclear = np.linalg.svd(roots[0].T @ roots[1], compute_uv=False).sum()
-    expected = ((means[0] - means[1]) ** 2).sum() + sum((r**2).sum() for r in roots) - 2 * nuclear
+    small = roots[0].T @ roots[1]
+    root = np.trace(linalg.sqrtm(small @ small.T).real)
+    expected = ((means[0] - means[1]) ** 2).sum() + sum((r**2).sum() for r in roots) - 2 * root
     got = frechet_distance(means[0], roots[0] @ roots[0].T, means[1], roots[1] @ roots[1].T)
     assert got == pytest.approx(expected, rel=1e-6)
 
@@ -95,6 +98,21 @@ def test_extrapolation_removes_the_bias_and_its_interval_covers(rng):
     assert np.mean(plain) - truth > 10 * error
     assert abs(np.mean([f.value for f in found]) - truth) < 0.2 * (np.mean(plain) - truth)
     assert 0.92 <= np.mean([f.low <= truth <= f.high for f in found]) <= 0.98
+
+
+@pytest.mark.parametrize(
+    ("width", "n"), [(16, 256), pytest.param(64, 512, marks=pytest.mark.slow)], ids=["16", "64"]
+)
+def test_a_known_distance_is_in_at_least_90_of_100_intervals(rng, width, n):
+    mean, covariance = gaussian(rng, width)
+    reference = exact(mean, covariance)
+    truth = frechet_distance(mean + 0.3, 1.3 * covariance, mean, covariance)
+    root = np.linalg.cholesky(1.3 * covariance)
+    hits = 0
+    for trial in range(100):
+        found = extrapolated(mean + 0.3 + rng.normal(size=(n, width)) @ root.T, reference, seed=trial)
+        hits += found.low <= truth <= found.high
+    assert hits >= 90
 
 
 def test_truth_against_truth_is_zero_within_its_interval(rng):

@@ -1,5 +1,6 @@
 import csv
 import io
+from dataclasses import replace
 
 import pytest
 
@@ -32,7 +33,7 @@ def file(values, shift=0.0, **options):
 
 def test_a_file_survives_a_round_trip(tmp_path):
     failed = ClipResult(name="b.mp4", outcome="failed", reason="zero bytes")
-    flagged = clip("a.mp4", 0.25).model_copy(update={"flags": (Flag(name="dark", evidence="luma 3 < 20"),)})
+    flagged = replace(clip("a.mp4", 0.25), flags=(Flag(name="dark", evidence="luma 3 < 20"),))
     scores = ScoreFile(
         clips=(flagged, failed), aggregate={"sharpness": score()}, omitted={"fvd": "no reference"}
     )

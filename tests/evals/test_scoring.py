@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -6,10 +7,11 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from evals import results
+from evals import fvd, results
 from evals.__main__ import app
 from evals.appearance import MEASURES, measure
 from evals.catalogue import VBENCH_METRICS
+from evals.clip_scores import ClipJudge
 from evals.clips import find, frames
 from evals.fvd import PROTOCOLS, Extractor
 from evals.scoring import FvdRequest, Request, Wanted, check_names, score_clips
@@ -25,7 +27,7 @@ FRAMES = 13
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Six good clips of three kinds, a still one, and three that cannot be scored."""
+    """Six good clips of three kinds, a still one, and five that cannot be scored."""
     path = tmp_path_factory.mktemp("clips")
     clips = render(World().scenes("test", 0, 6), FRAMES).numpy()
     for i, clip in enumerate(clips[:4]):
@@ -39,6 +41,11 @@ def folder(tmp_path_factory):
     (path / "empty.mp4").touch()
     (path / "text.mp4").write_text("not a video")
     write_video(path / "one.mp4", clips[0][:1], 16)
+    whole = (path / "1.mp4").read_bytes()
+    (path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    (path / "dots").mkdir()
+    for i in range(FRAMES):
+        Image.new("RGB", (1, 1)).save(path / "dots" / f"{i}.png")
     return path
 
 
@@ -48,17 +55,18 @@ def scores(folder):
 
 
 def test_every_clip_is_in_the_file_and_the_failed_ones_say_why(scores):
-    outcomes = {clip.name: clip.outcome for clip in scores.clips}
-    assert len(outcomes) == 10
-    assert {name for name, outcome in outcomes.items() if outcome == "failed"} == {
-        "empty.mp4",
-        "text.mp4",
-        "one.mp4",
-    }
+    assert len(scores.clips) == 12
     reasons = {clip.name: clip.reason for clip in scores.failed}
-    assert "0 bytes" in reasons["empty.mp4"]
-    assert "at least 2 frames" in reasons["one.mp4"]
-    assert all(score.n == 7 and "3 of 10 clips failed" in score.note for score in scores.aggregate.values())
+    says = {
+        "cut.mp4": "cut off",
+        "dots": "frames of 1x1 are too small",
+        "empty.mp4": "0 bytes",
+        "one.mp4": "at least 2 frames",
+        "text.mp4": "no video",
+    }
+    assert reasons.keys() == says.keys()
+    assert all(text in reasons[name] for name, text in says.items())
+    assert all(score.n == 7 and "5 of 12 clips failed" in score.note for score in scores.aggregate.values())
     assert list(scores.aggregate) == list(MEASURES)
 
 
@@ -96,7 +104,8 @@ def test_a_set_is_no_distance_from_itself_and_short_clips_are_named(folder):
     assert found.aggregate["fvd"].value == pytest.approx(0, abs=1e-6)
     assert found.aggregate["fvd"].n == 7
     assert "ONLY 7 GENERATED CLIPS" in found.aggregate["fvd"].note
-    assert any("empty.mp4" in warning for warning in found.warnings)
+    for says in ("empty.mp4: empty file", "dots: frames of 1x1 are too small for FVD"):
+        assert any(says in warning for warning in found.warnings)
     longer = score_clips(sources, fvd_request(sources, FRAMES + 1))
     assert "fvd" in longer.omitted
     assert any(f"{FRAMES} frames, and {FRAMES + 1} are needed" in warning for warning in longer.warnings)
@@ -106,6 +115,31 @@ def test_a_reference_of_one_clip_gives_no_distance_but_the_rest(folder):
     found = score_clips(find([folder]), fvd_request(find([folder / "0.mp4"])))
     assert "2 clips on each side" in found.omitted["fvd"]
     assert found.aggregate["flow"].n == 7
+
+
+def test_clips_too_short_for_i3d_give_no_distance_but_the_rest(folder):
+    found = score_clips(find([folder]), fvd_request(find([folder / "0.mp4"]), 9))
+    assert "9 frames, FVD needs at least 10" in found.omitted["fvd"]
+    assert found.aggregate["flow"].n == 7
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_short_clips_and_a_reference_of_one_clip_show_in_the_exit_code(folder, tmp_path, monkeypatch, alone):
+    monkeypatch.setattr(fvd, "find_extractor", lambda *_: Extractor(Pooled(), "0" * 64, scripted=False))
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    write_video(clips / "short.mp4", np.stack(list(frames(find([folder / "0.mp4"])[0])))[:9], 16)
+    for name in ("0.mp4", "1.mp4"):
+        shutil.copy(folder / name, clips)
+    reference = folder / "0.mp4" if alone else clips
+    options = ["--metrics", "flow,fvd", "--fvd-frames", "10"]
+    done = run("score", clips, "--reference", reference, *options, "-o", tmp_path / "s.json")
+    assert done.exit_code == 1, done.output
+    found = results.read(tmp_path / "s.json")
+    assert found.aggregate["flow"].n == 3
+    assert "short.mp4: 9 frames, and 10 are needed for FVD" in found.warnings
+    assert ("fvd" in found.aggregate) != alone
+    assert ("2 clips on each side" in found.omitted.get("fvd", "")) == alone
 
 
 def test_networks_score_the_clips_that_have_what_they_ask_for(folder):
@@ -172,9 +206,10 @@ def test_the_command_scores_and_compares(folder, tmp_path):
 def test_what_fails_shows_in_the_exit_code(folder, tmp_path):
     done = run("score", folder, "-o", tmp_path / "s.json", "--metrics", "flow")
     assert done.exit_code == 1
-    assert "empty.mp4: failed: empty file" in done.output
     facts = json.loads((tmp_path / "s.json").read_text())
-    assert len(facts["clips"]) == 10
+    assert len(facts["clips"]) == 12
+    for name in ("cut.mp4", "dots", "empty.mp4", "one.mp4", "text.mp4"):
+        assert f"{name}: failed: " in done.output
     prompts = tmp_path / "p.jsonl"
     prompts.write_text('{"file": "other.mp4", "prompt": "a ring"}\n')
     done = run(
@@ -194,6 +229,10 @@ def test_what_fails_shows_in_the_exit_code(folder, tmp_path):
             ["{clips}", "--metrics", "fvd", "--reference", "{clips}", "--fvd-protocol", "x"],
             "use one of styleganv",
         ),
+        (
+            ["{clips}", "--metrics", "clip-text,fvd", "--reference", "{clips}", "--fvd-protocol", "x"],
+            "use one of styleganv",
+        ),
         (["{clips}", "--images", "{clips}/empty.mp4"], "no folder"),
         (["{clips}", "--prompts", "none.csv"], "cannot read prompts"),
     ],
@@ -206,6 +245,9 @@ def test_bad_arguments_are_refused_before_anything_is_decoded(folder, tmp_path, 
     assert not output.exists()
 
 
-def test_an_output_that_cannot_be_written_is_refused_first(folder, tmp_path):
-    done = run("score", folder, "-o", tmp_path / "none" / "s.json")
+def test_an_output_that_cannot_be_written_is_refused_before_networks_are_loaded(
+    folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(ClipJudge, "load", lambda *_: pytest.fail("loaded it"))
+    done = run("score", folder, "-o", tmp_path / "none" / "s.json", "--metrics", "clip-text")
     assert "cannot write" in str(done.exception)
