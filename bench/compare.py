@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.records import END_TO_END, Record, Score, Timing, read_samples
-
-RESAMPLES = 4000
+from evals import statistics
 
 
 @dataclass(frozen=True)
@@ -68,13 +67,6 @@ def paired_samples(a: Record, b: Record, folders: tuple[Path, Path]) -> dict[str
     return columns
 
 
-def bootstrap_mean(differences: np.ndarray) -> tuple[float, float]:
-    """95 % percentile interval of the mean of paired differences (fixed seed)."""
-    draws = np.random.default_rng(0).integers(len(differences), size=(RESAMPLES, len(differences)))
-    low, high = np.quantile(differences[draws].mean(1), (0.025, 0.975))
-    return float(low), float(high)
-
-
 def _score(a: Record, b: Record, name: str, label: str, differences: np.ndarray | None) -> Difference:
     one, two = a.scores[name], b.scores[name]
     line = (a.cell, label, name, _value(one), _value(two))
@@ -84,9 +76,9 @@ def _score(a: Record, b: Record, name: str, label: str, differences: np.ndarray 
         return Difference(*line, verdict="undefined")
     if differences is None:
         return Difference(*line, interval=f"{two.value - one.value:+.3g}", verdict="no paired samples")
-    low, high = bootstrap_mean(differences)
-    text = f"{differences.mean():+.3g} [{low:+.3g}, {high:+.3g}]"
-    return Difference(*line, interval=text, n=str(len(differences)), verdict=_verdict(low, high, one))
+    mean, low, high, n = statistics.mean(differences)
+    text = f"{mean:+.3g} [{low:+.3g}, {high:+.3g}]"
+    return Difference(*line, interval=text, n=str(n), verdict=_verdict(low, high, one))
 
 
 def _verdict(low: float, high: float, score: Score) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -15,8 +16,7 @@ import numpy as np
 import psutil
 
 from bench.records import NOT_MEASURABLE, Bytes, Memory, Timing
-
-RESAMPLES = 2000
+from evals import statistics
 
 
 class Stopwatch:
@@ -104,16 +104,13 @@ def synchronise() -> Callable[[], None] | None:
 
 
 def timing(samples: list[float]) -> Timing:
-    """Median of positive seconds with its 95 % interval (percentile bootstrap, fixed seed).
+    """Median of positive seconds with its 95 % interval (`evals.statistics.median`: none below five samples).
 
     The samples come from one process: the interval says nothing about what a restart would change.
     """
-    values = np.asarray(samples)
-    low = high = None
-    if len(values) >= 3:
-        draws = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
-        low, high = map(float, np.quantile(np.median(values[draws], axis=1), (0.025, 0.975)))
-    return Timing(median=float(np.median(values)), low=low, high=high, n=len(values), samples=tuple(samples))
+    found = statistics.median(samples)
+    low, high = (None if math.isnan(bound) else bound for bound in (found.low, found.high))
+    return Timing(median=found.value, low=low, high=high, n=found.n, samples=tuple(samples))
 
 
 def empty_region_seconds(rounds: int = 1000) -> float:

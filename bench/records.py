@@ -44,7 +44,7 @@ class Frozen(BaseModel):
 
 
 class Timing(Frozen):
-    """Seconds of one stage. `low` and `high` bound the median at 95 % (None below 3 samples)."""
+    """Seconds of one stage. `low` and `high` bound the median at 95 % (None below 5 samples)."""
 
     median: float = Field(gt=0)
     low: float | None = Field(None, gt=0)

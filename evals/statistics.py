@@ -1,4 +1,4 @@
-"""Estimates with 95 % intervals from per-clip values: means, proportions, ratios, paired differences.
+"""Estimates with 95 % intervals from samples: means, medians, proportions, ratios, paired differences.
 
 Only smooth functions of means are bootstrapped here. A Fréchet distance must not be (duplicates in a resample
 bias it upward, so that the point lies outside its own interval): see `evals.frechet`.
@@ -19,7 +19,9 @@ from magic141.errors import InputError
 Array = NDArray[np.float64]
 RESAMPLES = 2000
 CONFIDENCE = 0.95
-_CHUNK = 1 << 22  # resampled values held at once: 32 MB
+MEDIAN_NEEDS = 5
+_CHUNK = 1 << 14
+"""Resampled values held at once: 128 kB, less than decoding needs, however many the clips."""
 
 
 class Estimate(NamedTuple):
@@ -83,6 +85,33 @@ def bootstrap(
 def mean(values: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
     """Mean of (n,) values with its bootstrap interval."""
     return bootstrap(values, lambda x: x.mean(axis=(-2, -1)), seed=seed, resamples=resamples)
+
+
+def median(values: ArrayLike, *, confidence: float = CONFIDENCE) -> Estimate:
+    """Median of (n,) values between two of them, whatever their distribution (Hettmansperger & Sheather 1986).
+
+    The d-th value from either end bounds the median with a confidence of 1 - 2 P(Binomial(n, 1/2) < d); between the
+    two depths around the wanted confidence it is interpolated. Five values reach 94 %, which is taken; fewer reach
+    88 % at best, so there is no interval.
+
+    Raises:
+        InputError: no values, or one that is not finite.
+    """
+    rows = np.sort(np.asarray(values, np.float64).ravel())
+    n = len(rows)
+    if n == 0 or not np.isfinite(rows).all():
+        raise InputError(f"a median needs finite values and at least 1, got {n} of which not all are finite")
+    value = float(np.median(rows))
+    if n < MEDIAN_NEEDS:
+        return Estimate(value, math.nan, math.nan, n)
+    covers = 1 - 2 * stats.binom.cdf(np.arange((n + 1) // 2), n, 0.5)
+    depth = max(int((covers >= confidence).sum()), 1)
+    outer, inner = covers[depth - 1], covers[depth] if depth < len(covers) else 0.0
+    share = float(np.clip((outer - confidence) / (outer - inner), 0, 1))
+    share = (n - depth) * share / (depth + (n - 2 * depth) * share)
+    low = rows[depth - 1] + share * (rows[depth] - rows[depth - 1])
+    high = rows[n - depth] - share * (rows[n - depth] - rows[n - depth - 1])
+    return Estimate(value, float(low), float(high), n)
 
 
 def ratio_of_means(numerator: ArrayLike, denominator: ArrayLike, *, seed: int = 0) -> Estimate:

@@ -3,9 +3,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
-from bench.compare import bootstrap_mean, compare
+from bench.compare import compare
 from bench.records import Record, Score, write_samples
 
 Make = Callable[..., Record]
@@ -53,9 +52,3 @@ def test_outcomes_are_compared_first(make: Make, tmp_path: Path) -> None:
 
 def test_cells_pair_by_id_alone(make: Make, tmp_path: Path) -> None:
     assert list(compare({"c0": make("c0")}, {"c1": make("c1")}, (tmp_path, tmp_path), {"c0": "x"})) == []
-
-
-def test_the_paired_interval_covers() -> None:
-    rng = np.random.default_rng(1)
-    draws = [bootstrap_mean(rng.normal(0.3, 1, size=40)) for _ in range(150)]
-    assert np.mean([low <= 0.3 <= high for low, high in draws]) == pytest.approx(0.95, abs=0.05)

@@ -35,7 +35,7 @@ def test_an_empty_region_costs_little() -> None:
     assert 0 < measure.empty_region_seconds(rounds=200) < 1e-3
 
 
-@given(st.lists(st.floats(1e-6, 1e3), min_size=3, max_size=30))
+@given(st.lists(st.floats(1e-6, 1e3), min_size=5, max_size=30))
 def test_the_interval_holds_the_median(samples: list[float]) -> None:
     found = measure.timing(samples)
     assert found.low is not None
@@ -44,18 +44,18 @@ def test_the_interval_holds_the_median(samples: list[float]) -> None:
     assert found == measure.timing(samples)
 
 
-def test_two_samples_have_no_interval() -> None:
-    found = measure.timing([1.0, 3.0])
-    assert (found.median, found.low, found.high, found.n) == (2.0, None, None, 2)
+def test_four_samples_have_no_interval() -> None:
+    found = measure.timing([1.0, 3.0, 2.0, 2.0])
+    assert (found.median, found.low, found.high, found.n) == (2.0, None, None, 4)
 
 
 def test_the_interval_covers_the_true_median() -> None:
     rng = np.random.default_rng(0)
     hits = 0
-    for _ in range(200):
+    for _ in range(500):
         found = measure.timing(list(rng.exponential(size=30)))
         hits += (found.low or 0) <= np.log(2) <= (found.high or 0)
-    assert hits / 200 >= 0.9
+    assert 0.92 <= hits / 500 <= 0.98
 
 
 def test_peak_resident_sees_a_freed_array() -> None:

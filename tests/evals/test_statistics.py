@@ -32,6 +32,35 @@ def test_interval_of_a_paired_difference_covers_and_is_narrower_than_apart(rng):
     assert pairs[0].high - pairs[0].low < 0.5 * (alone.high - alone.low)
 
 
+@pytest.mark.parametrize("n", [5, 6, 10, 30, 101])
+@pytest.mark.parametrize("shape", ["normal", "exponential", "cauchy"])
+def test_interval_of_a_median_covers(rng, n, shape):
+    draw = {"normal": rng.normal, "exponential": rng.exponential, "cauchy": rng.standard_cauchy}[shape]
+    truth = {"normal": 0.0, "exponential": math.log(2), "cauchy": 0.0}[shape]
+    share = covered([statistics.median(draw(size=n)) for _ in range(TRIALS)], truth)
+    assert 0.92 <= share <= 0.98
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_few_values_have_a_median_and_no_interval(n):
+    found = statistics.median(np.arange(n))
+    assert found.value == (n - 1) / 2
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=5, max_size=60))
+def test_the_interval_of_a_median_lies_among_the_values(values):
+    found = statistics.median(values)
+    assert min(values) <= found.low <= found.value <= found.high <= max(values)
+
+
+@pytest.mark.parametrize("values", [[], [1.0, math.nan]])
+def test_a_median_refuses_nothing_and_nan(values):
+    with pytest.raises(InputError, match="finite"):
+        statistics.median(values)
+
+
 def test_interval_of_a_ratio_covers(rng):
     bottom = rng.gamma(3.0, 1.0, size=(TRIALS, 64))
     top = 0.8 * bottom * rng.gamma(20.0, 1 / 20, size=bottom.shape)
@@ -64,6 +93,14 @@ def test_same_seed_same_interval(rng):
     values = rng.normal(size=50)
     assert statistics.mean(values, seed=3) == statistics.mean(values, seed=3)
     assert statistics.mean(values, seed=3) != statistics.mean(values, seed=4)
+
+
+def test_what_is_held_at_once_does_not_change_the_interval(rng, monkeypatch):
+    values = rng.normal(size=(50, 2))
+    found = statistics.mean(values[:, 0]), statistics.ratio_of_means(*values.T)
+    for chunk in (100, 1 << 22):
+        monkeypatch.setattr(statistics, "_CHUNK", chunk)
+        assert (statistics.mean(values[:, 0]), statistics.ratio_of_means(*values.T)) == found
 
 
 def test_one_value_has_no_interval():
