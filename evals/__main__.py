@@ -10,12 +10,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from evals import clip_world
 from evals.catalogue import STATISTICS, WEIGHTS, check_metrics
 from magic141.errors import InputError, Magic141Error
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 judge_app = typer.Typer(no_args_is_help=True, help="The network that judges clips of the lab world.")
 app.add_typer(judge_app, name="judge")
+clip_world_app = typer.Typer(no_args_is_help=True, help="The CLIP model that judges clips of the lab world.")
+app.add_typer(clip_world_app, name="clip-world")
 console = Console()
 
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
@@ -66,6 +69,52 @@ def judge_exam(
     console.print(table)
     console.print(f"position error {report['track']['rmse_px']} px (root mean square)")
     if any(row.get("accuracy", 1.0) < 0.98 for row in report.values()):
+        raise typer.Exit(1)
+
+
+@clip_world_app.command("train")
+def clip_world_train(
+    samples: Annotated[
+        int, typer.Option(min=64, help="Frames to learn from, each of another scene.")
+    ] = 64_000,
+    seed: int = 141,
+    out: Annotated[Path, typer.Option(help="Folder of the checkpoint and the loss curve.")] = Path(
+        "runs/clip-world"
+    ),
+    weights: Annotated[
+        Path, typer.Option(help="The finished folder, for open_clip; replaced whole.")
+    ] = clip_world.FOLDER,
+    budget: Annotated[float | None, typer.Option(help="Stop (resumably) after so many minutes.")] = None,
+    threads: Threads = 1,
+) -> None:
+    """Train the CLIP judge on frames and captions; run the same command again to resume."""
+    from evals.clip_world_training import ClipWorldTraining, train
+
+    _use(threads)
+    if train(ClipWorldTraining(samples=samples, seed=seed), out, output=weights, budget_minutes=budget):
+        console.print(f"{weights} written; next: python -m evals clip-world exam")
+    else:
+        console.print("budget spent; the same command resumes")
+
+
+@clip_world_app.command("exam")
+def clip_world_exam(
+    clips: Annotated[int, typer.Option(min=64, help="Truth clips that the judge never saw.")] = 1024,
+    threads: Threads = 1,
+) -> None:
+    """What the CLIP judge finds among truth clips, written into its card. Exit code 1 where that is below 95 %."""
+    from evals.clip_world_exam import CANDIDATES, REQUIRED, record_exam
+
+    _use(threads)
+    report = record_exam(clips)
+    table = Table("retrieval", "accuracy", "95 % interval", "n", "chance")
+    for name, row in report.items():
+        interval = f"{row['low']:.4f} to {row['high']:.4f}"
+        table.add_row(name, f"{row['accuracy']:.4f}", interval, str(row["n"]), f"{row['chance']:.4f}")
+    console.print(table)
+    if any(
+        row["accuracy"] < REQUIRED for name, row in report.items() if name.endswith(f"among {CANDIDATES}")
+    ):
         raise typer.Exit(1)
 
 
@@ -137,7 +186,9 @@ def score(
     reference: Annotated[Path | None, typer.Option(help="Folder of real clips; for fvd.")] = None,
     fvd_protocol: Annotated[str, typer.Option(help="styleganv, videogpt or tf.")] = "styleganv",
     fvd_frames: Annotated[int, typer.Option(min=10, help="First frames of each clip that fvd sees.")] = 16,
-    clip_model: Annotated[str, typer.Option(help="open_clip's name, or local-dir:FOLDER.")] = "ViT-B-32",
+    clip_model: Annotated[
+        str, typer.Option(help="open_clip's name, local-dir:FOLDER, or world: the lab's own.")
+    ] = "ViT-B-32",
     clip_weights: Annotated[str | None, typer.Option(help="open_clip's tag, or a checkpoint file.")] = None,
     weights: Annotated[Path | None, typer.Option(help="The I3D file, for fvd.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, … for clip and fvd.")] = "cpu",

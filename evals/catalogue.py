@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from evals import clip_world
 from evals.protocol import Better, protocol_string, sha256_of
 from magic141.data import factors
 from magic141.errors import InputError, WeightsMissing
@@ -78,6 +79,7 @@ METRICS: dict[str, Metric] = {
     "motion-ratio": Metric("target", "", target=1.0),
     "flow-ratio": Metric("target", "", target=1.0),
     "first-frame-psnr": Metric("higher", "dB", images=True),
+    "clip-world": Metric("higher", "cosine", images=True),
     **ORACLE,
 }
 
@@ -137,6 +139,8 @@ def protocol(metric: str, *, n: int, num_frames: int = CLIP_FRAMES) -> str:
 
     n is part of it only where the estimator keeps a bias that depends on n (Fréchet); means compare across n.
     """
+    if metric == "clip-world":
+        return clip_world.protocol("0" if num_frames == 1 else f"1-{JUDGED_FRAMES}, every {GROUP}th")
     facts: dict[str, object] = {"input": "uint8 arrays 64x64", "fps": factors.FPS}
     judged = "0" if num_frames == 1 else f"1-{JUDGED_FRAMES}"
     if metric in ("fvd-world", "kvd-world"):

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from evals import clip_world
 from evals.protocol import protocol_string
 from magic141.errors import InputError, WeightsMissing
 
@@ -53,13 +55,21 @@ class ClipJudge:
     ) -> ClipJudge:
         """A model by open_clip's name and tag or checkpoint file, or as `local-dir:FOLDER` or `hf-hub:OWNER/NAME`.
 
+        The name `world` is the shipped judge of the lab world, see `evals.clip_world`.
+
         Raises:
             InputError: open_clip knows no such model or tag.
             WeightsMissing: they are not here and cannot be fetched; a model is never scored with random weights.
+            WeightsCorrupt: the shipped judge is not what its card describes.
         """
+        if name == clip_world.NAME:
+            if weights is not None:
+                raise InputError(f"the model {name!r} has its own weights: leave --clip-weights out")
+            return cls.load_world(device=device)
         if ":" not in name and name not in open_clip.list_models():
             raise InputError(
-                f"open_clip has no model {name!r}; see open_clip.list_models(), or give local-dir:FOLDER"
+                f"open_clip has no model {name!r}; see open_clip.list_models(), or give local-dir:FOLDER or"
+                f" {clip_world.NAME}"
             )
         if ":" not in name and weights is None:
             weights = DEFAULT_WEIGHTS if name == DEFAULT_MODEL else None
@@ -85,6 +95,12 @@ class ClipJudge:
             preprocess=open_clip.transform.image_transform_v2(settings, is_train=False),
             tokenizer=open_clip.get_tokenizer(name),
         )
+
+    @classmethod
+    def load_world(cls, folder: Path = clip_world.FOLDER, device: torch.device | str = "cpu") -> ClipJudge:
+        """The judge of the lab world, checked against its card. Raises WeightsMissing or WeightsCorrupt."""
+        found = cls.load(f"local-dir:{clip_world.verified(folder)}", device=device)
+        return replace(found, name=clip_world.NAME)
 
     @cached_property
     def identity(self) -> str:
@@ -115,8 +131,22 @@ class ClipJudge:
         return np.asarray(F.normalize(self.model.encode_text(tokens).double(), dim=-1)[0].cpu().numpy())
 
     def is_truncated(self, prompt: str) -> bool:
-        """Whether the tokenizer cuts `prompt` off: its end changes nothing."""
-        return bool((self.tokenizer([prompt]) == self.tokenizer([f"{prompt} a"])).all())
+        """Whether the tokenizer cuts `prompt` off: with more room it would give the model more tokens."""
+        length = self.tokenizer.context_length
+        # Tokenizers pad with other tokens and at other ends; of no words most is padding.
+        padding = self.tokenizer([""], context_length=2 * length).flatten().mode().values
+        read, whole = (
+            int((self.tokenizer([prompt], context_length=room) != padding).sum())
+            for room in (length, 2 * length)
+        )
+        return read < whole
+
+    def named(self, metric: str) -> str:
+        """What a score of this module is called: those of the lab's own model are no CLIP scores as others know them,
+        and `clip-text`, `clip-image`, … become `clip-world`, `clip-world-image`, …"""
+        if self.name != clip_world.NAME:
+            return metric
+        return "clip-world" if metric == "clip-text" else metric.replace("clip-", "clip-world-")
 
     def protocol(self, metric: str) -> str:
         """The protocol string of one of this module's scores."""
@@ -160,4 +190,4 @@ def clip_scores(
         scores["clip-text"] = np.mean(towards_text)
     if towards_image:
         scores["clip-image"] = np.mean(towards_image)
-    return {name: float(value) for name, value in scores.items()}
+    return {judge.named(name): float(value) for name, value in scores.items()}

@@ -65,7 +65,6 @@ def request(
         origins=match(names, read_prompts(prompts)) if prompts else {},
         prompted=prompts is not None,
         images=_images(images, names) if images else {},
-        clip_metrics=wanted.clip,
     )
 
     def load() -> Request:
@@ -73,7 +72,9 @@ def request(
         if wanted.clip:
             from evals.clip_scores import ClipJudge
 
-            full = replace(full, clip_judge=ClipJudge.load(clip_model, clip_weights, device))
+            judge = ClipJudge.load(clip_model, clip_weights, device)
+            names = [judge.named(metric) for metric in wanted.clip]
+            full = replace(full, clip_judge=judge, clip_metrics=names)
         if wanted.fvd:
             from evals.fvd import PROTOCOLS, find_extractor
 

@@ -209,7 +209,7 @@ def export(model: WorldJudge, output: Path, facts: dict[str, Any]) -> None:
         "sha256": sha256_of(output),
         "bytes": output.stat().st_size,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "commit": _commit(),
+        "commit": current_commit(),
         "torch": torch.__version__,
         **facts,
     }
@@ -222,7 +222,7 @@ def write_card(output: Path, card: dict[str, Any]) -> None:
     os.replace(temporary, output.with_suffix(".json"))
 
 
-def _commit() -> str:
+def current_commit() -> str:
     root = Path(__file__).parent.parent
     found = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False

@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evals import fidelity, flicker, frechet, kernel, motion, oracle, statistics
+from evals import clip_world, fidelity, flicker, frechet, kernel, motion, oracle, statistics
 from evals.catalogue import (
     ATTRIBUTES,
     CLIP_FRAMES,
+    GROUP,
     IMAGE_ATTRIBUTES,
     METRICS,
     ORACLE,
@@ -84,7 +85,8 @@ class LabScorer:
                 raise InputError(
                     f"{len(frames)} clips but {len(others)} {name}; give one a clip, in the same order"
                 )
-        columns: dict[str, object] = {"prompt": list(prompts or (scene.caption() for scene in scenes))}
+        captions = list(prompts or (scene.caption() for scene in scenes))
+        columns: dict[str, object] = {"prompt": captions}
         verdict = judge(frames, model=self.model)
         attributes = ATTRIBUTES if self._num_frames > 1 else IMAGE_ATTRIBUTES
         labels = [scene.labels() for scene in scenes]
@@ -100,6 +102,9 @@ class LabScorer:
             if not ORACLE.keys().isdisjoint(self._names):
                 rows = [oracle.measure(clip, scene) for clip, scene in zip(frames, scenes, strict=True)]
                 columns |= {name: [row[name] for row in rows] for name in ORACLE}
+        if "clip-world" in self._names:
+            seen = frames if self._num_frames == 1 else frames[:, 1::GROUP]
+            columns["clip-world"] = clip_world.scores(seen, captions)
         if first_frames is not None:
             columns["first-frame-psnr"] = fidelity.psnr(frames[:, 0], np.asarray(first_frames))
         self._tables.append(pd.DataFrame(columns))

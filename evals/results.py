@@ -10,9 +10,8 @@ from dataclasses import field
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
-from pydantic_core import to_json
 
 from evals.protocol import Score
 from magic141.errors import InputError
@@ -68,7 +67,7 @@ class ScoreFile(BaseModel):
 
 def write(scores: ScoreFile, path: Path, csv_path: Path | None = None) -> None:
     """Write the JSON, and the per-clip table as CSV where asked; each appears whole or not at all."""
-    _replace(path, to_json(scores, indent=1), b"\n")
+    _replace(path, TypeAdapter(ScoreFile).dump_json(scores, indent=1), b"\n")
     if csv_path is not None:
         _replace(csv_path, table(scores).encode())
 

@@ -9,6 +9,7 @@ METRICS = {
     "motion-ratio": "speed of the subject over its true speed",
     "first-frame-psnr": "how closely frame 0 keeps the image it was to start from",
     "flickering": "VBench's temporal flickering: a still picture scores 1, so read it beside motion",
+    "clip-world": "similarity of frames and caption by the lab's own CLIP, which is blind to their order",
     "flow-ratio": "optical flow over that of the rendered truth",
     "oracle-found": "share of frames with a subject",
     "oracle-colour": "share of frames whose subject has the asked colour",

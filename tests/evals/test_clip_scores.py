@@ -87,6 +87,8 @@ def test_batches_do_not_show(judge, clip, monkeypatch):
 def test_long_prompts_are_known_to_be_cut_off(judge):
     assert not judge.is_truncated("a red ring")
     assert judge.is_truncated("a red ring " * 20)
+    assert not judge.is_truncated("red " * 10)  # with the two markers exactly what the model reads
+    assert judge.is_truncated("red " * 11)
 
 
 def test_the_protocol_names_the_weights(judge, folder, tmp_path):
