@@ -100,7 +100,7 @@ class LabScorer:
         return " | ".join(catalogue.protocol(name, n=clips) for name in catalogue.METRICS)
 
     def exam_seconds(self, clips: int) -> float:
-        return 2.0 * clips
+        return 6.0 * clips
 
     def exam(self, clips: int) -> list[ExamRow]:
         from evals.exam import N, examine
