@@ -105,8 +105,13 @@ def encode_prompt(
     batch = as_batch(prompts)
     for prompt in batch:
         check_prompt(tokenizer.backend_tokenizer, prompt, allow_empty)
-    ids = tokenize(tokenizer, batch)
-    if not (ids[:, USUAL_LENGTH:] != tokenizer.pad_token_id).any():
+    return encode_ids(model, tokenize(tokenizer, batch))
+
+
+@torch.no_grad()
+def encode_ids(model: CLIPModel, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """`encode_prompt` from token ids (B, 40) on the CPU."""
+    if not (ids[:, USUAL_LENGTH:] != model.config.text_config.pad_token_id).any():
         ids = ids[:, :USUAL_LENGTH]  # attention is causal: padding that follows changes no other token
     output = model.text_model(ids.to(model.device))
     return unit(output.last_hidden_state), unit(output.pooler_output)

@@ -56,11 +56,16 @@ def render(
     return video.permute(0, 1, 3, 4, 2).round_().to(torch.uint8)
 
 
-def masks(scenes: Sequence[Scene], num_frames: int = 33, start: int | Sequence[int] = 0) -> Tensor:
+def masks(
+    scenes: Sequence[Scene],
+    num_frames: int = 33,
+    start: int | Sequence[int] = 0,
+    device: torch.device | str = "cpu",
+) -> Tensor:
     """Where objects are, bool (B, T, 64, 64)."""
     starts = [start] * len(scenes) if isinstance(start, int) else list(start)
     truths = [scene.truth(num_frames, first) for scene, first in zip(scenes, starts, strict=True)]
-    cover = torch.zeros(len(scenes), num_frames, 1, FRAME_SIZE, FRAME_SIZE)
+    cover = torch.zeros(len(scenes), num_frames, 1, FRAME_SIZE, FRAME_SIZE, device=device)
     for depth in (1, 0):
         rows = [row for row, truth in enumerate(truths) if truth.positions.shape[1] > depth]
         if rows:

@@ -12,17 +12,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from magic141.errors import Magic141Error
+from magic141.errors import InputError, Magic141Error
 
 if TYPE_CHECKING:
     from magic141.train.loop import Progressed
+    from magic141.train.recipes import Run
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 Out = Annotated[Path, typer.Option(help="Folder of checkpoints, loss curves and stage weights.")]
 Budget = Annotated[float, typer.Option(help="Minutes after which the stage has decayed and ends.")]
 Samples = Annotated[int, typer.Option(help="Samples after which it ends, if sooner.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's choice.")]
-Initial = Annotated[str | None, typer.Option(help="t2i, i2v: pipeline folder or preset to start from.")]
+Initial = Annotated[
+    str | None, typer.Option(help="t2i, i2v: pipeline folder, preset or denoiser.pt to start from.")
+]
+Device = Annotated[str, typer.Option(help="cpu, or cuda: all but clip.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Unless given, the recipe's, which suits a CPU.")]
+Stored = Annotated[int, typer.Option(min=64, help="t2i, i2v: clips to encode once; thrice as many images.")]
 Seed = Annotated[int, typer.Option(help="Seed of weights, data order and noise.")]
 
 
@@ -45,6 +51,9 @@ def command_of(stage: str, minutes: float, most: int) -> Callable[..., None]:
         threads: Threads = 0,
         seed: Seed = 0,
         initial: Initial = None,
+        device: Device = "cpu",
+        batch_size: BatchSize = None,
+        stored: Stored = 12_000,
     ) -> None:
         import torch
 
@@ -52,7 +61,17 @@ def command_of(stage: str, minutes: float, most: int) -> Callable[..., None]:
 
         if threads:
             torch.set_num_threads(threads)
-        _finish(stage, recipes.STAGES[stage](out, budget, samples, seed, initial), out, seed)
+        run = recipes.Run(
+            out=out,
+            budget=budget,
+            samples=samples,
+            seed=seed,
+            initial=initial,
+            device=_known_device(device),
+            batch_size=batch_size,
+            stored=stored,
+        )
+        _finish(stage, recipes.STAGES[stage](run), run)
 
     return train
 
@@ -69,7 +88,17 @@ def pack(out: Out = Path("runs"), target: Path = Path("magic141/weights/lab")) -
     recipes.pack(out, target)
 
 
-def _finish(stage: str, seen: Progressed, out: Path, seed: int) -> None:
+def _known_device(name: str) -> str:
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name} cannot be used ({str(error).splitlines()[0]}): use cpu") from error
+    return name
+
+
+def _finish(stage: str, seen: Progressed, run: Run) -> None:
     """Leave what the model card needs, and the loss curve as a picture."""
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
@@ -78,12 +107,20 @@ def _finish(stage: str, seen: Progressed, out: Path, seed: int) -> None:
         "stage": stage,
         "commit": commit or "unknown",
         "command": "python -m magic141.train " + " ".join(sys.argv[1:]),
-        "seed": seed,
-        "machine": f"{platform.machine()}, {platform.system()}",
+        "seed": run.seed,
+        "machine": f"{platform.machine()}, {platform.system()}, {_named(run.device)}",
         **vars(seen),
     }
-    (out / stage / "card.json").write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
-    _plot(out / stage)
+    (run.out / stage / "card.json").write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+    _plot(run.out / stage)
+
+
+def _named(device: str) -> str:
+    import torch
+
+    if device == "cpu":
+        return f"{torch.get_num_threads()} threads"
+    return torch.cuda.get_device_name(device)
 
 
 def _plot(folder: Path) -> None:

@@ -7,23 +7,24 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPModel, PreTrainedTokenizerFast
 
-from magic141.conditioning import encode_prompt, known_channels, prior, unit
+from magic141.conditioning import encode_ids, known_channels, prior, tokenize, unit
 from magic141.presets import LAB
+from magic141.scheduler import interpolate
 from magic141.train.latents import LatentSet
 from magic141.transformer import Magic141Transformer3DModel
 
 DROPPED = 0.1
-"""Share of captions replaced by the empty one, for classifier-free guidance."""
 OBJECT_WEIGHT = 6.0
 """Extra weight of a token that objects cover whole."""
 MIDDLE = 2
-"""Block whose video tokens must tell the outlines of objects, while training."""
-OUTLINE_WEIGHT = 2.0
+"""Block whose video tokens must tell where objects are, while training."""
+PLACE_WEIGHT = 0.3
 CELLS = 4
 """Cells a side into which a token is divided for it."""
 
@@ -49,29 +50,29 @@ class Batch:
 class Denoiser(nn.Module):
     """The transformer and, beside it, a head on its middle block that training drops at the end.
 
-    From noisy tokens the head draws the outlines of objects, 4 x 4 cells a token: a shortcut to structure that pays at
-    small scale (as REPA, arXiv 2410.06940, with the truth instead of a pretrained encoder). Velocities alone are
-    mostly background.
+    From noisy tokens the head tells how objects are spread over the cells of their frame, 4 x 4 cells a token: a
+    shortcut to structure that pays at small scale (as REPA, arXiv 2410.06940, with the truth instead of a pretrained
+    encoder). Velocities alone are mostly background. One distribution a frame, because tokens must agree: where each
+    told its own outlines, they drew one object twice.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.transformer = Magic141Transformer3DModel(**asdict(LAB.transformer))
         width = LAB.transformer.num_attention_heads * LAB.transformer.attention_head_dim
-        self.outline = nn.Linear(width, CELLS**2)
+        self.place = nn.Linear(width, CELLS**2)
 
     def forward(
         self, batch: Batch, shift: float, condition_noise: float, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """Loss terms of one batch; `condition_noise` is the largest noise on the given frames."""
         x0 = batch.latents
-        t = times(len(x0), shift, generator)
-        eps = torch.randn(x0.shape, generator=generator)
-        mixed = t.view(-1, 1, 1, 1, 1)
+        t = times(len(x0), shift, generator).to(x0.device)
+        eps = torch.randn(x0.shape, generator=generator).to(x0.device)
         clean = x0[:, :, : batch.known]
         strength = condition_noise * torch.rand(len(x0), 1, 1, 1, 1, generator=generator)
-        shown = clean + strength * torch.randn(clean.shape, generator=generator)
-        x_t = torch.lerp(x0, eps, mixed)
+        shown = clean + (strength * torch.randn(clean.shape, generator=generator)).to(x0.device)
+        x_t = interpolate(x0, eps, t)
         noisy = torch.cat([x_t, known_channels(x_t, shown)], dim=1)
         output = self.transformer(
             noisy,
@@ -87,16 +88,17 @@ class Denoiser(nn.Module):
         cover = F.interpolate(token_cover, scale_factor=2, mode="nearest")[:, batch.known :]
         weight = 1 + OBJECT_WEIGHT * cover
         flow = (weight * error).sum() / weight.sum()
-        cells = F.pixel_unshuffle(batch.cover.unsqueeze(2), CELLS).movedim(2, -1).flatten(1, 3)
-        drawn = self.outline(output.features[0]).float()
-        outline = F.binary_cross_entropy_with_logits(drawn, cells, reduction="none")
+        cells = F.pixel_unshuffle(batch.cover.unsqueeze(2), CELLS).movedim(2, -1).flatten(2)
+        place = spread(self.place(output.features[0]).float().view_as(cells), cells)
         # Nearly pure noise tells nothing about places.
-        outline = (outline * (1 - t)[:, None, None]).mean()
-        return {
-            "loss": flow + OUTLINE_WEIGHT * outline,
-            "v": error.detach().mean(),
-            "outline": outline.detach(),
-        }
+        place = (place * (1 - t)[:, None]).mean()
+        return {"loss": flow + PLACE_WEIGHT * place, "v": error.detach().mean(), "place": place.detach()}
+
+
+def spread(logits: Tensor, cover: Tensor) -> Tensor:
+    """Divergence (B, t) of the predicted distribution from `cover` (B, t, cells), 0 where a frame shows no object."""
+    total = cover.sum(-1, keepdim=True)
+    return F.kl_div(logits.log_softmax(-1), cover / total.clamp(min=1e-6), reduction="none").sum(-1)
 
 
 def times(count: int, shift: float, generator: torch.Generator) -> Tensor:
@@ -106,10 +108,20 @@ def times(count: int, shift: float, generator: torch.Generator) -> Tensor:
 
 
 class Sampler:
-    """Draws batches from stored latents, and encodes their captions on the way."""
+    """Draws batches from stored latents onto a device, and encodes their captions on the way.
 
-    def __init__(self, clip: CLIPModel, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.clip, self.tokenizer = clip, tokenizer
+    dropped: share of captions replaced by the empty one, for classifier-free guidance.
+    """
+
+    def __init__(
+        self,
+        clip: CLIPModel,
+        tokenizer: PreTrainedTokenizerFast,
+        device: str = "cpu",
+        dropped: float = DROPPED,
+    ) -> None:
+        self.clip, self.tokenizer, self.device, self.dropped = clip.to(device), tokenizer, device, dropped
+        self._ids: dict[str, Tensor] = {}
 
     def draw(
         self,
@@ -130,30 +142,33 @@ class Sampler:
         index = offsets[:, None] + torch.arange(frames)
         where = (rows[:, None].numpy(), index.numpy())
         captions = [
-            source.scene(row).caption(max(4 * offset - 3, 0))
+            source.caption(row, max(4 * offset - 3, 0))
             for row, offset in zip(rows.tolist(), offsets.tolist(), strict=True)
         ]
         tokens, pooled = self.encode(captions, generator)
         return Batch(
-            latents=torch.from_numpy(source.latents[where]).float().transpose(1, 2).contiguous(),
+            latents=self._tensor(source.latents[where]).transpose(1, 2).contiguous(),
             known=known,
-            continuation=torch.full((count,), inside),
+            continuation=torch.full((count,), inside, device=self.device),
             text_tokens=tokens,
             pooled=pooled,
-            image_tokens=torch.from_numpy(source.image_tokens[rows.numpy()]).float()
-            if image_tokens
-            else None,
-            cover=torch.from_numpy(source.cover[where]).float() / 255,
+            image_tokens=self._tensor(source.image_tokens[rows.numpy()]) if image_tokens else None,
+            cover=self._tensor(source.cover[where]) / 255,
         )
 
     def encode(self, captions: list[str], generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Text tokens and pooled text, a share of them of the empty caption instead."""
-        dropped = torch.rand(len(captions), generator=generator) < DROPPED
+        dropped = torch.rand(len(captions), generator=generator) < self.dropped
         shown = ["" if drop else caption for caption, drop in zip(captions, dropped.tolist(), strict=True)]
-        tokens, pooled = encode_prompt(self.clip, self.tokenizer, shown, allow_empty=True)
+        for new in set(shown).difference(self._ids):
+            self._ids[new] = tokenize(self.tokenizer, new)[0]
+        tokens, pooled = encode_ids(self.clip, torch.stack([self._ids[text] for text in shown]))
         return tokens.float(), pooled.float()
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.device).float()
 
 
 def noised_tokens(tokens: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     """Image tokens with noise: at generation the image is generated, not true."""
-    return unit(tokens + strength * torch.randn(tokens.shape, generator=generator))
+    return unit(tokens + strength * torch.randn(tokens.shape, generator=generator).to(tokens.device))

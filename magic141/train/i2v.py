@@ -60,7 +60,7 @@ def train(
         task = CYCLE[step % len(CYCLE)]
         batch = draw(task, step, generator)
         shift = IMAGE_SHIFT if task == "image" else SHIFT
-        with autocast():
+        with autocast(settings.device):
             terms = model(batch, shift, CONDITION_NOISE, generator)
         return terms
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -71,6 +73,15 @@ class LatentSet:
     def scene(self, row: int) -> Scene:
         return WORLD.scene("train", self.spec.first + row)
 
+    def caption(self, row: int, frame: int) -> str:
+        """Of the window that begins at `frame`."""
+        return _caption(self.spec.first + row, frame)
+
+
+@lru_cache(maxsize=1 << 19)
+def _caption(index: int, frame: int) -> str:
+    return WORLD.scene("train", index).caption(frame)
+
 
 def coverage(mask: Tensor) -> Tensor:
     """Object masks (B, T, 64, 64) from the start of a clip -> share of each cell (B, t, 16, 16) that they cover."""
@@ -101,21 +112,38 @@ def open_set(folder: Path, spec: SetSpec, count: int, mode: Mode = "r") -> Laten
 def encode_set(
     folder: Path, spec: SetSpec, count: int, vae: AutoencoderMagic141, clip: CLIPModel, batch: int = 32
 ) -> LatentSet:
-    """Render and encode `count` scenes of a set into `folder`; a set already complete is only opened."""
+    """Render and encode `count` scenes of a set into `folder`, on the device of `vae`.
+
+    A set already complete is only opened, one cut short is resumed, and a smaller one grows.
+    """
     marker = folder / spec.name / "done.json"
     done = json.loads(marker.read_text())["rows"] if marker.exists() else 0
     if done >= count:
         return open_set(folder, spec, count)
-    target = open_set(folder, spec, count, "r+" if done else "w+")
+    target = _grown(folder, spec, count) if done else open_set(folder, spec, count, "w+")
+    device = vae.device
     for first in track(range(done, count, batch), f"encode {spec.name}"):
         rows = slice(first, min(first + batch, count))
         scenes = [target.scene(row) for row in range(rows.start, rows.stop)]
-        video = to_model(render(scenes, spec.frames))
-        with autocast():
+        video = to_model(render(scenes, spec.frames, device=device))
+        with autocast(str(device)):
             latents = vae.encode(video.contiguous())
-        target.latents[rows] = latents.transpose(1, 2).float().numpy()
-        target.image_tokens[rows] = encode_image(clip, video[:, :, 0]).float().numpy()
-        target.cover[rows] = (coverage(masks(scenes, spec.frames)) * 255).round().to(torch.uint8).numpy()
+        cover = coverage(masks(scenes, spec.frames, device=device))
+        target.latents[rows] = latents.transpose(1, 2).float().cpu().numpy()
+        target.image_tokens[rows] = encode_image(clip, video[:, :, 0]).float().cpu().numpy()
+        target.cover[rows] = (cover * 255).round().to(torch.uint8).cpu().numpy()
         marker.with_suffix(".tmp").write_text(json.dumps({"rows": rows.stop}))
         os.replace(marker.with_suffix(".tmp"), marker)
     return open_set(folder, spec, count)
+
+
+def _grown(folder: Path, spec: SetSpec, count: int) -> LatentSet:
+    """The arrays of a set that is begun, made longer where `count` asks for more rows than they have."""
+    old = open_set(folder, spec, count)
+    if len(old) < count:
+        new = open_set(folder / "growing", spec, count, "w+")
+        for name in ("latents", "image_tokens", "cover"):
+            getattr(new, name)[: len(old)] = getattr(old, name)
+            os.replace(folder / "growing" / spec.name / f"{name}.npy", folder / spec.name / f"{name}.npy")
+        shutil.rmtree(folder / "growing")
+    return open_set(folder, spec, count, "r+")

@@ -46,6 +46,7 @@ class Settings:
     clip_norm: float = 1.0
     seed: int = 0
     checkpoint_minutes: float = 3.0
+    device: str = "cpu"
 
 
 @dataclass
@@ -57,9 +58,10 @@ class Progressed:
     seconds: float = 0.0
 
 
-def autocast() -> torch.autocast:
-    """Mixed precision where this machine multiplies bfloat16 natively; elsewhere it would be far slower."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=native_bfloat16())
+def autocast(device: str = "cpu") -> torch.autocast:
+    """Mixed precision where `device` multiplies bfloat16 natively; on other CPUs it would be far slower."""
+    kind = torch.device(device).type
+    return torch.autocast(kind, torch.bfloat16, enabled=kind != "cpu" or native_bfloat16())
 
 
 def optimizers(model: nn.Module, settings: Settings) -> list[torch.optim.Optimizer]:
@@ -92,19 +94,21 @@ def averaged(model: nn.Module, ema: float) -> torch.optim.swa_utils.AveragedMode
 
 
 def fit(model: Model, loss: Loss, settings: Settings) -> tuple[Model, Progressed]:
-    """Train `model` in place and return the exponential moving average of its weights, and what was seen.
+    """Train `model` in place, on the device of `settings`, and return the exponential moving average of its weights on
+    the CPU, and what was seen. Generators are of the CPU, so that every device draws the same numbers.
 
     Resumes from `settings.out / "checkpoint.pt"` where that exists; interrupting loses at most a few minutes.
     The loss curve goes to `loss.jsonl` beside it, one line every ten steps.
     """
     settings.out.mkdir(parents=True, exist_ok=True)
     path = settings.out / "checkpoint.pt"
+    model.to(settings.device)
     average = averaged(model, settings.ema)
     solvers = optimizers(model, settings)
     rates = [group["lr"] for solver in solvers for group in solver.param_groups]
     seen = Progressed()
     if path.exists():
-        saved = torch.load(path, weights_only=True)
+        saved = torch.load(path, weights_only=True, map_location=settings.device)
         model.load_state_dict(saved["model"])
         average.load_state_dict(saved["average"])
         for solver, state in zip(solvers, saved["solvers"], strict=True):
@@ -152,7 +156,7 @@ def fit(model: Model, loss: Loss, settings: Settings) -> tuple[Model, Progressed
                 save()
                 last_save = time.monotonic()
     save()
-    return cast(Model, average.module), seen
+    return cast(Model, average.module.cpu()), seen
 
 
 @contextlib.contextmanager

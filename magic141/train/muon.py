@@ -49,7 +49,6 @@ class Muon(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        dtype = torch.bfloat16 if native_bfloat16() else torch.float32
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is None:
@@ -58,6 +57,7 @@ class Muon(torch.optim.Optimizer):
                 if not state:
                     state["momentum"] = torch.zeros_like(weight)
                 state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
+                dtype = torch.bfloat16 if weight.is_cuda or native_bfloat16() else torch.float32
                 update = weight.grad.lerp(state["momentum"], group["momentum"]).flatten(1)
                 scale = 0.2 * max(update.shape) ** 0.5
                 weight.mul_(1 - group["lr"] * group["weight_decay"])

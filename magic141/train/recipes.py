@@ -5,7 +5,9 @@ A stage takes the weights it needs from the run's own folder, or else those that
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import CLIPModel
@@ -23,77 +25,79 @@ from magic141.train import t2i as t2i_stage
 from magic141.train import vae as vae_stage
 from magic141.train.card import facts_of, write_card
 from magic141.train.flow import Denoiser, Sampler
-from magic141.train.latents import CLIPS, IMAGES, LONG, encode_set
+from magic141.train.latents import CLIPS, IMAGES, LONG, LatentSet, SetSpec, encode_set
 from magic141.train.loop import Progressed, Settings
 from magic141.transformer import Magic141Transformer3DModel
 
-IMAGE_COUNT, CLIP_COUNT, LONG_COUNT = 40_000, 20_000, 3_000
+CLIPS_STORED = 12_000
+"""Clips that are encoded for training unless the command line asks for more; images and long clips in proportion."""
 
 
-def train_vae(out: Path, budget: float, samples: int, seed: int, initial: str | None) -> Progressed:
-    _starts_from_nothing("vae", initial)
-    settings = Settings(
-        out=out, samples=samples, budget_minutes=budget, seed=seed, batch_size=16, lr=1.2e-3, muon_lr=1.2e-3
-    )
-    model, seen = vae_stage.train(settings)
-    model.save_pretrained(out / "vae" / "model")
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What the command line asks of a stage. `batch_size`: None leaves the recipe's. `stored`: clips to encode."""
+
+    out: Path
+    budget: float
+    samples: int
+    seed: int = 0
+    initial: str | None = None
+    device: str = "cpu"
+    batch_size: int | None = None
+    stored: int = CLIPS_STORED
+
+    def settings(self, *, batch_size: int, lr: float, muon_lr: float, **others: Any) -> Settings:
+        return Settings(
+            out=self.out,
+            samples=self.samples,
+            budget_minutes=self.budget,
+            seed=self.seed,
+            device=self.device,
+            batch_size=self.batch_size or batch_size,
+            lr=lr,
+            muon_lr=muon_lr,
+            **others,
+        )
+
+    def encoded(self, *specs: SetSpec) -> list[LatentSet]:
+        """The latent sets of a transformer stage, encoded first where they are not yet."""
+        counts = {IMAGES.name: 3 * self.stored, CLIPS.name: self.stored, LONG.name: self.stored // 8}
+        vae, text = _vae(self.out).to(self.device), _clip(self.out).to(self.device)
+        return [encode_set(self.out / "latents", spec, counts[spec.name], vae, text) for spec in specs]
+
+    def sampler(self) -> Sampler:
+        return Sampler(_clip(self.out), make_tokenizer(), self.device)
+
+
+def train_vae(run: Run) -> Progressed:
+    _starts_from_nothing("vae", run.initial)
+    model, seen = vae_stage.train(run.settings(batch_size=16, lr=1.2e-3, muon_lr=1.2e-3))
+    model.save_pretrained(run.out / "vae" / "model")
     return seen
 
 
-def train_clip(out: Path, budget: float, samples: int, seed: int, initial: str | None) -> Progressed:
-    _starts_from_nothing("clip", initial)
-    settings = Settings(
-        out=out,
-        samples=samples,
-        budget_minutes=budget,
-        seed=seed,
-        batch_size=128,
-        lr=1e-3,
-        muon_lr=5e-3,
-        warmup_steps=50,
-        ema=0.99,
-    )
-    return clip_stage.train(settings)[1]
+def train_clip(run: Run) -> Progressed:
+    _starts_from_nothing("clip", run.initial)
+    if run.device != "cpu":
+        raise InputError(f"--device {run.device}: stage 'clip' trains on the CPU, in minutes")
+    return clip_stage.train(run.settings(batch_size=128, lr=1e-3, muon_lr=5e-3, warmup_steps=50, ema=0.99))[1]
 
 
-def train_t2i(out: Path, budget: float, samples: int, seed: int, initial: str | None) -> Progressed:
-    vae, text = _vae(out), _clip(out)
-    images = encode_set(out / "latents", IMAGES, IMAGE_COUNT, vae, text)
-    settings = Settings(
-        out=out,
-        samples=samples,
-        budget_minutes=budget,
-        seed=seed,
-        batch_size=64,
-        lr=2e-3,
-        muon_lr=4e-3,
-        warmup_steps=50,
-    )
-    start = _denoiser(initial) if initial else None
-    model, seen = t2i_stage.train(settings, Sampler(text, make_tokenizer()), images, start)
-    torch.save(model.state_dict(), out / "t2i" / "denoiser.pt")
+def train_t2i(run: Run) -> Progressed:
+    (images,) = run.encoded(IMAGES)
+    start = _denoiser(run.initial) if run.initial else None
+    settings = run.settings(batch_size=64, lr=2e-3, muon_lr=4e-3, warmup_steps=50)
+    model, seen = t2i_stage.train(settings, run.sampler(), images, start)
+    torch.save(model.state_dict(), run.out / "t2i" / "denoiser.pt")
     return seen
 
 
-def train_i2v(out: Path, budget: float, samples: int, seed: int, initial: str | None) -> Progressed:
-    vae, text = _vae(out), _clip(out)
-    images, clips, long = (
-        encode_set(out / "latents", spec, count, vae, text)
-        for spec, count in ((IMAGES, IMAGE_COUNT), (CLIPS, CLIP_COUNT), (LONG, LONG_COUNT))
-    )
-    start = _denoiser(initial) if initial else _trained_denoiser(out / "t2i" / "denoiser.pt")
-    settings = Settings(
-        out=out,
-        samples=samples,
-        budget_minutes=budget,
-        seed=seed,
-        batch_size=32,
-        lr=2e-3,
-        muon_lr=4e-3,
-        warmup_steps=50,
-    )
-    model, seen = i2v_stage.train(settings, Sampler(text, make_tokenizer()), images, clips, long, start)
-    torch.save(model.state_dict(), out / "i2v" / "denoiser.pt")
+def train_i2v(run: Run) -> Progressed:
+    images, clips, long = run.encoded(IMAGES, CLIPS, LONG)
+    start = _denoiser(run.initial) if run.initial else _trained_denoiser(run.out / "t2i" / "denoiser.pt")
+    settings = run.settings(batch_size=32, lr=2e-3, muon_lr=4e-3, warmup_steps=50)
+    model, seen = i2v_stage.train(settings, run.sampler(), images, clips, long, start)
+    torch.save(model.state_dict(), run.out / "i2v" / "denoiser.pt")
     return seen
 
 
@@ -138,7 +142,9 @@ def _trained_denoiser(path: Path) -> Denoiser:
 
 
 def _denoiser(source: str) -> Denoiser:
-    """The transformer of a pipeline folder or preset, with a new training head."""
+    """The transformer of a pipeline folder or preset, with a new training head; or what a stage left in a file."""
+    if Path(source).is_file():
+        return _trained_denoiser(Path(source))
     denoiser = Denoiser()
     folder = weights.resolve(source) / "transformer"
     denoiser.transformer = Magic141Transformer3DModel.from_pretrained(folder, dtype=torch.float32)

@@ -49,11 +49,11 @@ def train(settings: Settings) -> tuple[AutoencoderMagic141, Progressed]:
         start = step % 2 == 0
         offset = 0 if start else int(torch.randint(1, 80, (), generator=generator))
         frames = 9 if start else 12
-        video = to_model(render(scenes, frames, offset))
-        weight = 1.0 + OBJECT_WEIGHT * dilated(masks(scenes, frames, offset))
+        video = to_model(render(scenes, frames, offset, settings.device))
+        weight = 1.0 + OBJECT_WEIGHT * dilated(masks(scenes, frames, offset, settings.device))
         noise = LATENT_NOISE * torch.randn(len(video), 16, 3, 8, 8, generator=generator)
-        with autocast():
-            error = model(video, start, noise).float() - video
+        with autocast(settings.device):
+            error = model(video, start, noise.to(settings.device)).float() - video
         squared = error.square()
         inside = weight.gt(1).expand_as(squared)
         return {

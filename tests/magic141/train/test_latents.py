@@ -41,6 +41,16 @@ def test_an_interrupted_encoding_goes_on_where_it_stopped(tmp_path, encoders):
     np.testing.assert_array_equal(again.cover, whole.cover)
 
 
+def test_a_set_grows_and_keeps_its_rows(tmp_path, encoders):
+    small = encode_set(tmp_path, SetSpec("clips", 2, 0), 3, *encoders, batch=2)
+    kept = small.latents[:].copy()
+    large = encode_set(tmp_path, SetSpec("clips", 2, 0), 5, *encoders, batch=2)
+    assert len(large) == 5
+    np.testing.assert_array_equal(large.latents[:3], kept)
+    assert np.abs(large.latents[3:]).max() > 0
+    assert not (tmp_path / "growing").exists()
+
+
 def test_coverage_keeps_the_area_of_objects():
     scenes = [WORLD.scene("train", row) for row in range(3)]
     mask = masks(scenes, 9)

@@ -2,12 +2,15 @@ import json
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from magic141 import weights
 from magic141.autoencoder import AutoencoderMagic141
 from magic141.errors import InputError
 from magic141.pipeline import Magic141Pipeline
 from magic141.train import recipes
+from magic141.train.__main__ import app
+from magic141.train.flow import Denoiser
 
 
 def test_packing_one_stage_keeps_the_rest_of_the_shipped_weights(tmp_path):
@@ -38,4 +41,50 @@ def test_a_folder_without_a_trained_stage_is_refused(tmp_path):
 
 def test_stages_that_start_from_nothing_say_so(tmp_path):
     with pytest.raises(InputError, match="'clip' takes none"):
-        recipes.train_clip(tmp_path, 1.0, 1, 0, "lab")
+        recipes.train_clip(recipes.Run(out=tmp_path, budget=1.0, samples=1, initial="lab"))
+
+
+def test_the_clip_stage_has_no_device(tmp_path):
+    with pytest.raises(InputError, match="trains on the CPU"):
+        recipes.train_clip(recipes.Run(out=tmp_path, budget=1.0, samples=1, device="cuda"))
+
+
+def test_a_device_that_is_not_there_is_named(tmp_path):
+    result = CliRunner().invoke(app, ["t2i", "--device", "cuda:99", "--out", str(tmp_path)])
+    assert isinstance(result.exception, InputError)
+    assert "--device cuda:99 cannot be used" in str(result.exception)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stage_starts_from_what_another_left(tmp_path):
+    torch.manual_seed(0)
+    left = Denoiser()
+    torch.save(left.state_dict(), tmp_path / "denoiser.pt")
+    found = recipes._denoiser(str(tmp_path / "denoiser.pt"))
+    assert all(torch.equal(found.state_dict()[key], value) for key, value in left.state_dict().items())
+
+
+def run(out, samples, device="cpu"):
+    return recipes.Run(out=out, budget=5.0, samples=samples, device=device, batch_size=4, stored=16)
+
+
+@pytest.mark.slow
+def test_the_transformer_stages_run_one_after_the_other(tmp_path):
+    assert recipes.train_t2i(run(tmp_path, 8)).samples == 8
+    assert recipes.train_i2v(run(tmp_path, 8)).samples == 8
+    recipes.pack(tmp_path, tmp_path / "packed")
+    assert Magic141Pipeline.from_pretrained(tmp_path / "packed").transformer.config.in_channels == 33
+
+
+@pytest.mark.gpu
+def test_an_accelerator_sees_the_same_batches_and_losses(tmp_path):
+    for device in ("cpu", "cuda"):
+        recipes.train_t2i(run(tmp_path / device, 80, device))
+    losses = [
+        [
+            json.loads(line)["loss"]
+            for line in (tmp_path / device / "t2i" / "loss.jsonl").read_text().splitlines()
+        ]
+        for device in ("cpu", "cuda")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)

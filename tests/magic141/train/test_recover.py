@@ -1,0 +1,117 @@
+"""Recovery of a pruned model, on tensors small enough for a unit test."""
+
+import pytest
+import torch
+
+from magic141.sparsify import Sparsity, apply
+from magic141.train import recover
+from magic141.train.flow import Batch
+from magic141.train.loop import Settings
+from magic141.train.recover import Recipe
+from magic141.transformer import Magic141Transformer3DModel
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def dense():
+    torch.manual_seed(0)
+    model = Magic141Transformer3DModel(
+        in_channels=33,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        num_layers=1,
+        num_single_layers=1,
+        num_refiner_layers=1,
+        mlp_ratio=2.0,
+        activation_fn="gelu",
+        text_embed_dim=128,
+        pooled_projection_dim=128,
+        rope_axes_dim=(4, 6, 6),
+        shared_modulation=True,
+        continuation_embed=True,
+    )
+    for parameter in model.parameters():
+        parameter.data += torch.randn(parameter.shape) * 0.2
+    return model.eval()
+
+
+def batch(known=1, seed=1):
+    return Batch(
+        latents=torch.randn(4, 16, 2, 4, 4, generator=gen(seed)),
+        known=known,
+        continuation=torch.zeros(4, dtype=torch.bool),
+        text_tokens=torch.randn(4, 5, 128, generator=gen(seed)),
+        pooled=torch.randn(4, 128, generator=gen(seed)),
+        image_tokens=None,
+        cover=torch.zeros(4, 2, 8, 8),
+    )
+
+
+def test_the_loss_is_zero_where_the_models_agree_and_grows_with_the_square_of_their_difference():
+    x0 = torch.randn(4, 16, 3, 2, 2, generator=gen())
+    recipe = Recipe(flow=0.0)
+
+    def off_by(amount):
+        def pruned(x_t, t):
+            return x_t + amount
+
+        return recover.loss(pruned, lambda x_t, t: x_t, x0, 1, recipe, gen(1))["loss"].item()
+
+    assert off_by(0.0) == 0
+    assert off_by(0.5) == pytest.approx(0.25, rel=1e-5)
+
+
+def test_the_flow_term_is_zero_for_the_velocity_of_the_data():
+    x0 = torch.zeros(4, 16, 3, 2, 2)  # then x_t = t eps, and the velocity is x_t / t
+    terms = recover.loss(
+        lambda x_t, t: x_t / t.view(-1, 1, 1, 1, 1), lambda x_t, t: x_t * 0, x0, 1, Recipe(flow=0.5), gen()
+    )
+    assert terms["flow"] < 1e-9
+    assert terms["distil"].item() == pytest.approx(1, abs=0.2)  # the power of eps
+    assert terms["loss"].item() == pytest.approx(terms["distil"].item())
+
+
+def test_known_frames_are_no_question():
+    x0 = torch.randn(4, 16, 3, 2, 2, generator=gen())
+
+    def wrong_there(x_t, t):
+        return torch.cat([x_t[:, :, :2] + 9, x_t[:, :, 2:]], dim=2)
+
+    assert recover.loss(wrong_there, lambda x_t, t: x_t, x0, 2, Recipe(flow=0.0), gen())["loss"] == 0
+
+
+def test_a_student_of_few_steps_is_asked_at_its_own_times():
+    t = recover.asked(400, Recipe(step_times=(1.0, 0.9, 0.5)), gen())
+    assert {round(value, 4) for value in t.tolist()} == {1.0, 0.9, 0.5}
+    t = recover.asked(400, Recipe(), gen())
+    assert ((t > 0) & (t < 1)).all()
+
+
+def test_calibration_is_the_same_at_every_call_and_tells_what_matters(dense):
+    losses = recover.calibration([batch(), batch(seed=2)], Recipe())
+    first, second = ([loss(dense).item() for loss in losses] for _ in range(2))
+    assert first == second
+    assert first[0] != first[1]
+    pruned = apply(dense, Sparsity(kind="structured", ratio=0.5, criterion="taylor"), calibration=losses)
+    assert pruned.config.pruned_ratio == 0.5
+
+
+def test_a_pruned_model_comes_nearer_to_the_dense_one(dense, tmp_path):
+    pruned = apply(dense, Sparsity(kind="structured", ratio=0.5))
+    before = {name: tensor.clone() for name, tensor in dense.state_dict().items()}
+    recipe = Recipe(flow=0.0)
+
+    def distance(model):
+        fields = (recover.field(of, batch(seed=9)) for of in (model, dense))
+        return recover.loss(*fields, batch(seed=9).latents, 1, recipe, gen())["distil"].item()
+
+    start = distance(pruned)
+    settings = Settings(out=tmp_path, samples=4 * 40, batch_size=4, lr=3e-3, warmup_steps=1, ema=0.9)
+    model, seen = recover.train(settings, lambda step, _: batch(seed=step), dense, pruned, recipe)
+    assert seen.step == 40
+    assert distance(model) < 0.5 * start
+    assert all(torch.equal(tensor, before[name]) for name, tensor in dense.state_dict().items())
+    assert (tmp_path / "recover" / "checkpoint.pt").exists()
