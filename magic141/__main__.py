@@ -4,6 +4,7 @@ Arguments are checked before PyTorch is imported, and so is `--help` written.
 """
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -13,12 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.core
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from magic141 import arguments, stages, video
 from magic141 import weights as weights_folder
 from magic141.errors import InputError, Magic141Error
+from magic141.longvideo_plan import FPS, Plan
 from magic141.presets import LAB
 
 if TYPE_CHECKING:
@@ -57,13 +59,27 @@ def main() -> None:
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What the clip shows, in the words of the lab world.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The mp4 to write.")],
+    prompt: Annotated[
+        str | None, typer.Argument(help="What the clip shows, in the words of the lab world.")
+    ] = None,
     image: Annotated[
         Path | None, typer.Option(help="Start from this picture instead of drawing one.")
     ] = None,
     steps: Annotated[int, typer.Option(help="Denoising steps.")] = LAB.sampler.num_inference_steps,
     frames: Annotated[int, typer.Option(help="Frames, 4k+1.")] = LAB.video.num_frames,
+    seconds: Annotated[
+        float | None, typer.Option(help="Make a long video of so many seconds, window by window.")
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option(help="Frames of a window of a long video, 4k+1; 33 unless given.")
+    ] = None,
+    overlap: Annotated[
+        int | None, typer.Option(help="Latent frames that windows share; 1 unless given.")
+    ] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="Instead of PROMPT, prompts by second: '0:a red ring 20:a blue star'.")
+    ] = None,
     fps: Annotated[float, typer.Option(help="Frames per second of the file.")] = LAB.video.fps,
     seed: Annotated[int, typer.Option(help="Same seed, same machine, same clip.")] = 0,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale; 1 is off.")] = None,
@@ -75,10 +91,13 @@ def generate(
     precision: Annotated[Precision, typer.Option(help="Type of the weights.")] = Precision.float32,
     as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
 ) -> None:
-    """Write a clip of PROMPT, and print what each stage took."""
+    """Write a clip of PROMPT, and print what each stage took. A long video plays while it is written."""
     arguments.check_num_inference_steps(steps)
     arguments.check_num_frames(frames)
     arguments.check_fps(fps)
+    plan, schedule = what_to_make(prompt, seconds, window, overlap, prompts)
+    if plan is not None and (fps, frames) != (FPS, LAB.video.num_frames):
+        raise InputError(f"--seconds makes {FPS} frames a second: leave --fps and --frames out")
     arguments.check_seed(seed)
     arguments.check_shift(shift)
     if guidance is not None:
@@ -88,7 +107,8 @@ def generate(
     video.check_writable(output)
     picture = None if image is None else video.read_image(image)
     folder = weights_folder.resolve(model)
-    arguments.check_prompt(weights_folder.tokenizer(folder), prompt)
+    for _, text in schedule:
+        arguments.check_prompt(weights_folder.tokenizer(folder), text)
 
     clock = stages.StageClock()
     with notices.status("loading"), clock("load"):
@@ -98,26 +118,24 @@ def generate(
 
         clock.synchronize = torch.cuda.synchronize
 
-    options = {"guidance_scale": guidance, "shift": shift}
-    with progress(clock, 4 + steps + (picture is None)) as hook:
-        clip = run(
-            pipe,
-            hook,
-            prompt=prompt,
-            image=picture,
-            num_frames=frames,
-            num_inference_steps=steps,
-            seed=seed,
-            **{name: value for name, value in options.items() if value is not None},
-        )
-        with hook(stages.FILE_ENCODE):
-            video.write_video(output, clip, fps)
+    optional = {"guidance_scale": guidance, "shift": shift}
+    options = {"image": picture, "num_inference_steps": steps} | {
+        name: value for name, value in optional.items() if value is not None
+    }
+    if plan is not None:
+        write_long(pipe, clock, plan, output, prompt=schedule, seed=seed, **options)
+    else:
+        with progress(clock, 4 + steps + (picture is None)) as hook:
+            clip = run(pipe, hook, prompt=schedule[0][1], num_frames=frames, seed=seed, **options)
+            with hook(stages.FILE_ENCODE):
+                video.write_video(output, clip, fps)
 
-    report = facts(clock, frames / fps) | {
+    made = frames if plan is None else plan.frames
+    report = facts(clock, made / fps) | {
         "output": str(output),
-        "prompt": prompt,
+        "prompt": prompt if prompts is None else prompts,
         "seed": seed,
-        "num_frames": frames,
+        "num_frames": made,
         "fps": fps,
         "num_inference_steps": steps,
         "device": str(pipe.device),
@@ -146,6 +164,29 @@ def seal(folder: Annotated[Path, typer.Argument(help="A folder that a pipeline s
     """Record the sha256 of every file in FOLDER, as the last step before weights ship."""
     sums = weights_folder.seal(folder)
     console.print(f"{folder}: sealed {len(sums)} files", highlight=False, soft_wrap=True)
+
+
+def what_to_make(
+    prompt: str | None,
+    seconds: float | None,
+    window: int | None,
+    overlap: int | None,
+    prompts: str | None,
+) -> tuple[Plan | None, arguments.Schedule]:
+    """The plan of a long video, none for a clip, and the prompts by second. Raises InputError."""
+    if prompt is None and prompts is None:
+        raise InputError("nothing says what the video shows: give a PROMPT, such as 'a small red ring'")
+    schedule = [(0.0, prompt or "")] if prompts is None else arguments.parse_schedule(prompts)
+    if seconds is None:
+        for name, value in (("window", window), ("overlap", overlap), ("prompts", prompts)):
+            if value is not None:
+                raise InputError(f"--{name} {value} is for long videos: give --seconds as well")
+        return None, schedule
+    plan = Plan(
+        seconds, LAB.video.num_frames if window is None else window, 1 if overlap is None else overlap
+    )
+    plan.prompts(schedule)
+    return plan, schedule
 
 
 def load(folder: Path, device: str | None, precision: Precision) -> "Magic141Pipeline":
@@ -181,30 +222,71 @@ def run(pipe: "Magic141Pipeline", hook: stages.StageHook, *, seed: int, **kwargs
     return (frames[0] * 255).round().astype("uint8")
 
 
+def write_long(
+    pipe: "Magic141Pipeline", clock: stages.StageClock, plan: Plan, output: Path, *, seed: int, **kwargs: Any
+) -> None:
+    """Write a long video while it is made; kwargs are those of `Magic141Pipeline.stream`. A bar shows the pace."""
+    import torch
+
+    columns = (
+        TextColumn("{task.description:>12}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("real-time factor {task.fields[factor]}"),
+    )
+    start = time.perf_counter()
+    writer = video.VideoWriter(output, FPS)
+    try:
+        with Progress(*columns, console=notices, transient=True) as bar, writer:
+            task = bar.add_task("", total=plan.frames, factor="–")
+            pipe.stage_hook = watched(bar, task, clock)
+            kwargs |= {"seconds": plan.seconds, "window": plan.window, "overlap": plan.overlap}
+            for frames in pipe.stream(**kwargs, generator=torch.Generator().manual_seed(seed)):
+                with clock(stages.FILE_ENCODE):
+                    writer.write(frames)
+                factor = (time.perf_counter() - start) / (writer.frames / FPS)
+                bar.update(task, completed=writer.frames, factor=f"{factor:.2f}")
+    except KeyboardInterrupt:
+        left = (
+            f"{output} holds {writer.frames / FPS:.2f} s and plays" if writer.frames else "nothing is written"
+        )
+        notices.print(f"interrupted: {left}", highlight=False, soft_wrap=True)
+        raise typer.Exit(130) from None
+
+
+def watched(bar: Progress, task: TaskID, clock: stages.StageClock, advance: int = 0) -> stages.StageHook:
+    """The hook that runs `clock`, and shows each stage on the bar, which it moves by `advance` an entry."""
+
+    @contextmanager
+    def hook(stage: str) -> Iterator[None]:
+        bar.update(task, description=stage)
+        with clock(stage):
+            yield
+        bar.advance(task, advance)
+
+    return hook
+
+
 @contextmanager
 def progress(clock: stages.StageClock, total: int) -> Iterator[stages.StageHook]:
     """A progress bar on stderr over `total` stage entries, and the hook that moves it and runs `clock`."""
     columns = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=notices, transient=True) as bar:
-        task = bar.add_task("", total=total)
-
-        @contextmanager
-        def hook(stage: str) -> Iterator[None]:
-            bar.update(task, description=stage)
-            with clock(stage):
-                yield
-            bar.advance(task)
-
-        yield hook
+        yield watched(bar, bar.add_task("", total=total), clock, advance=1)
 
 
 def facts(clock: stages.StageClock, video_seconds: float) -> dict[str, Any]:
     """Seconds by stage, and the real-time factor: wall seconds, loading apart, by seconds of video."""
     seconds = {stage: sum(samples) for stage, samples in clock.seconds.items()}
-    end_to_end = sum(seconds.values()) - seconds["load"]
+    # A window is entered around the stages of its making: they count once.
+    outer = (stages.WINDOW, stages.FILE_ENCODE) if stages.WINDOW in seconds else seconds.keys() - {"load"}
+    end_to_end = sum(seconds[stage] for stage in outer)
     return {
         "seconds": seconds,
+        "entries": {stage: len(samples) for stage, samples in clock.seconds.items()},
         "denoise_step_seconds": clock.seconds.get(stages.DENOISE, []),
+        "window_seconds": clock.seconds.get(stages.WINDOW, []),
         "end_to_end_seconds": end_to_end,
         "video_seconds": video_seconds,
         "real_time_factor": end_to_end / video_seconds,
@@ -216,8 +298,7 @@ def show(report: dict[str, Any]) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     for stage, seconds in report["seconds"].items():
-        entries = len(report["denoise_step_seconds"]) if stage == stages.DENOISE else 1
-        table.add_row(stage, str(entries), f"{seconds:.3f}")
+        table.add_row(stage, str(report["entries"][stage]), f"{seconds:.3f}")
     table.add_row("without load", "", f"{report['end_to_end_seconds']:.3f}", style="bold")
     console.print(table)
     console.print(

@@ -1,15 +1,22 @@
 """What the pipeline and the command line refuse before any work starts. Imports no torch.
 
-Every function raises InputError naming the value, the limit and the remedy, and returns nothing.
+Every check raises InputError naming the value, the limit and the remedy, and returns nothing.
 """
 
 import difflib
+import itertools
 import math
+import re
+from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
 from magic141.errors import InputError
 
+Schedule = Sequence[tuple[float, str]]
+"""Prompts and the second from which each is shown."""
+
+MAX_SECONDS = 24 * 3600
 FRAME_GROUP = 4
 """Frames in a latent frame; the first frame of a clip has a latent frame to itself."""
 MAX_WORDS = 38
@@ -72,10 +79,94 @@ def check_fps(fps: float) -> None:
         raise InputError(f"fps={fps} must lie in 1..240 frames a second; the lab's clips play at 16")
 
 
+def check_seconds(seconds: float) -> None:
+    if not 0 < seconds <= MAX_SECONDS:  # also false for NaN
+        raise InputError(f"seconds={seconds} must lie above 0 and up to {MAX_SECONDS}: try 60")
+
+
+def check_window(window: int, overlap: int) -> None:
+    """`window` is 4k+1 frames, and of its k+1 latent frames `overlap` are its predecessor's: at least one, not all."""
+    _check_integer("window", window)
+    _check_integer("overlap", overlap)
+    if window < 1 + FRAME_GROUP or window % FRAME_GROUP != 1:
+        below = max(1 + FRAME_GROUP, (window - 1) // FRAME_GROUP * FRAME_GROUP + 1)
+        raise InputError(
+            f"window={window} must be {FRAME_GROUP}k+1 frames from 5 up: try {below} or {below + FRAME_GROUP}"
+        )
+    latents = window // FRAME_GROUP + 1
+    if not 1 <= overlap < latents:
+        raise InputError(
+            f"overlap={overlap} must lie in 1..{latents - 1}: a window of {window} frames has {latents} latent "
+            "frames, and at least one must be known and one new"
+        )
+
+
+def check_cross_fade(cross_fade: int, overlap: int) -> None:
+    _check_integer("cross_fade", cross_fade)
+    if not 0 <= cross_fade < overlap:
+        raise InputError(
+            f"cross_fade={cross_fade} must lie in 0..{overlap - 1}: of {overlap=} latent frames one must stay known"
+        )
+
+
+def check_history_noise(history_noise: float) -> None:
+    if not 0 <= history_noise <= 1:  # also false for NaN
+        raise InputError(f"history_noise={history_noise} must lie in 0..1; training used up to 0.3")
+
+
+def check_schedule(schedule: Schedule, seconds: float) -> None:
+    """`schedule` starts at second 0, goes forwards, and ends before `seconds`."""
+    if not isinstance(schedule, Sequence) or not all(_is_entry(item) for item in schedule):
+        raise InputError(f"prompt must be text, or a schedule of pairs (second, text), got {schedule!r}")
+    if not schedule:
+        raise InputError("the prompt schedule is empty: give at least a prompt for second 0")
+    starts = [start for start, _ in schedule]
+    if starts[0] != 0:
+        raise InputError(
+            f"the prompt schedule starts at second {starts[0]:g}: its first prompt must start at 0"
+        )
+    for before, after in itertools.pairwise(starts):
+        if not after > before:
+            raise InputError(
+                f"in the prompt schedule {after:g} s follows {before:g} s: put it in order of time"
+            )
+    if not starts[-1] < seconds:
+        raise InputError(
+            f"the prompt schedule has a prompt at {starts[-1]:g} s, and the video ends at {seconds:g} s: "
+            "drop the prompt or ask for more seconds"
+        )
+
+
+def parse_schedule(text: str) -> list[tuple[float, str]]:
+    """Prompts with their start in seconds, from text such as "0:a small red ring 20:a large blue star".
+
+    Raises InputError for text without a start before its first prompt, or a start without a prompt.
+    """
+    before, *rest = re.split(r"(?:^|\s)(\d+(?:\.\d*)?)\s*:", text)
+    if before.strip() or not rest:
+        raise InputError(
+            f"prompts {text!r} must be a second, a colon and a prompt each: '0:a red ring 20:a blue star'"
+        )
+    schedule = [(float(start), prompt.strip()) for start, prompt in zip(rest[::2], rest[1::2], strict=True)]
+    for start, prompt in schedule:
+        if not prompt:
+            raise InputError(
+                f"prompts {text!r} have nothing at {start:g} s: describe the scene after the colon"
+            )
+    return schedule
+
+
 def check_seed(seed: int) -> None:
     _check_integer("seed", seed)
     if not 0 <= seed < 2**63:
         raise InputError(f"seed={seed} must lie in 0..2^63-1")
+
+
+def _is_entry(item: object) -> bool:
+    match item:
+        case [int() | float(), str()]:
+            return True
+    return False
 
 
 def _check_integer(name: str, value: object) -> None:

@@ -18,6 +18,10 @@ from magic141.errors import InputError
 GROUP = 4
 """Frames in a latent frame."""
 
+State = tuple[Tensor, ...]
+"""What a decoder that has read part of a video must remember: for each block its tap on the last group,
+(B, 1, width, H/8, W/8)."""
+
 
 def silent(conv: nn.Conv2d) -> nn.Conv2d:
     """`conv` with an output of zero, so that its residual block starts as the identity."""
@@ -38,11 +42,14 @@ class CausalBlock(nn.Module):
         self.before = nn.Conv2d(width, width, 1, bias=False)
         self.out = silent(nn.Conv2d(width, width, 1))
 
-    def forward(self, x: Tensor, groups: int) -> Tensor:
-        """x: (B * groups, width, H, W)."""
-        past = self.before(x).unflatten(0, (-1, groups))
-        past = F.pad(past, (0, 0, 0, 0, 0, 0, 1, 0))[:, :-1].flatten(0, 1)
-        return x + self.out(F.gelu(self.conv(x) + past, approximate="tanh"))
+    def forward(self, x: Tensor, groups: int, tap: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x: (B * groups, width, H, W). `tap`, (B, 1, width, H, W), is on the group before x; so is the one returned
+        on the last group of x, for the x that follows.
+        """
+        taps = self.before(x).unflatten(0, (-1, groups))
+        first = torch.zeros_like(taps[:, :1]) if tap is None else tap
+        past = torch.cat([first, taps[:, :-1]], dim=1).flatten(0, 1)
+        return x + self.out(F.gelu(self.conv(x) + past, approximate="tanh")), taps[:, -1:]
 
 
 class FineBlock(nn.Module):
@@ -111,24 +118,40 @@ class AutoencoderMagic141(ModelMixin, ConfigMixin):
         x = F.pixel_unshuffle(x, 2).unflatten(0, (-1, 2)).flatten(1, 2)
         x = self.down(x)
         for block in self.encoder:
-            x = block(x, groups)
+            x, _ = block(x, groups)
         latents = self.whiten(self.to_latent(x))
         return latents.unflatten(0, (batch, groups)).transpose(1, 2)
 
     def decode(self, latents: Tensor, start: bool = True) -> Tensor:
         """Video (B, 3, T, H, W), not clamped, of latents (B, 16, t, H/8, W/8)."""
+        video, _ = self._decode(latents)
+        return video[:, :, GROUP - 1 :] if start else video
+
+    def decode_next(self, latents: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """The next part of a video that comes in parts: its frames, and the state that its next part needs.
+
+        Without a state the latents start the video. The parts, one after the other, are the frames that `decode` makes
+        of all latents at once, in memory that does not grow with their number.
+        """
+        video, taps = self._decode(latents, state)
+        # Cloned, or each tap would keep those of all groups alive.
+        return video[:, :, GROUP - 1 :] if state is None else video, tuple(tap.clone() for tap in taps)
+
+    def _decode(self, latents: Tensor, state: State | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Four frames for every latent frame, and each block's tap on the last group."""
         batch, _, groups, _, _ = latents.shape
         x = self.from_latent(
             latents.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         )
-        for block in self.decoder:
-            x = block(x, groups)
+        taps = []
+        for i, block in enumerate(self.decoder):
+            x, tap = block(x, groups, None if state is None else state[i])
+            taps.append(tap)
         x = F.pixel_shuffle(self.up(x).unflatten(1, (2, -1)).flatten(0, 1), 2)
         for block in self.fine_decoder:
             x = block(x)
         x = self.to_pixels(x).unflatten(0, (batch, groups, 2)).unflatten(3, (3, 2, 4, 4))
-        video = x.permute(0, 3, 1, 2, 4, 7, 5, 8, 6).flatten(7, 8).flatten(5, 6).flatten(2, 4)
-        return video[:, :, GROUP - 1 :] if start else video
+        return x.permute(0, 3, 1, 2, 4, 7, 5, 8, 6).flatten(7, 8).flatten(5, 6).flatten(2, 4), taps
 
     def forward(self, video: Tensor, start: bool = True, noise: Tensor | None = None) -> Tensor:
         """Reconstruction of `video`; `noise`, of the latents' shape, is added on the way to smooth their space."""

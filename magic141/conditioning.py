@@ -158,7 +158,7 @@ class Condition:
     pooled: Tensor  # (n + B, 128)
     guidance_scale: float
     image_tokens: Tensor | None = None  # (B, 16, 128)
-    image_latent: Tensor | None = None  # (B, 16, 1, h, w), the clean latent frame 0
+    image_latent: Tensor | None = None  # (B, 16, k, h, w), the k clean latent frames that are known
 
     def rows(self, batch: int) -> tuple[Tensor, Tensor]:
         """The multi-modal prior and the pooled text of `batch` rows; with guidance, of as many unguided ones before."""

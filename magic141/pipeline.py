@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPModel, PreTrainedTokenizerFast
 
-from magic141 import arguments, stages, weights
+from magic141 import arguments, longvideo, stages, weights
 from magic141.autoencoder import AutoencoderMagic141
 from magic141.conditioning import Condition, as_batch, encode_image, encode_prompt, known_channels
 from magic141.errors import InputError
@@ -183,6 +183,8 @@ class Magic141Pipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return Magic141PipelineOutput(frames=frames, images=pixels) if return_dict else (frames,)
 
+    stream = longvideo.stream
+
     def check_inputs(
         self,
         prompts: Sequence[str],
@@ -228,16 +230,26 @@ class Magic141Pipeline(DiffusionPipeline):
         generator: Generators = None,
         hook: stages.StageHook = stages.unmeasured,
         on_step: StepCallback | None = None,
+        *,
+        continuation: bool = False,
+        history_noise: float = 0.0,
     ) -> Tensor:
         """Latents (B, 16, t, h, w) from `noise` of that shape, by the steps that the scheduler is set to.
 
-        A known frame is noised as in training, so its velocity is known too, `(x_t - x0) / t`; it replaces what the
-        model says there, which no loss has ever asked for.
+        Known frames, the first k, are noised as in training, so their velocity is known too, `(x_t - x0) / t`; it
+        replaces what the model says there, which no loss has ever asked for. `continuation` tells the model that they
+        lie inside a video. `history_noise` is the strength of the noise on what it is shown of them.
         """
-        known = known_channels(noise, condition.image_latent)
+        clean = condition.image_latent
+        count = 0 if clean is None else clean.shape[2]
+        shown = clean
+        if clean is not None and history_noise:
+            shown = clean + history_noise * self._noise(tuple(clean.shape), generator, None)
+        known = known_channels(noise, shown)
         tokens, pooled = condition.rows(len(noise))
         copies = len(tokens) // len(noise)
         dtype = self.transformer.dtype
+        flag = torch.ones(len(tokens), dtype=torch.bool, device=noise.device) if continuation else None
         x = noise
         with self.progress_bar(total=len(self.scheduler.timesteps)) as bar:
             for i, timestep in enumerate(self.scheduler.timesteps):
@@ -247,19 +259,20 @@ class Magic141Pipeline(DiffusionPipeline):
                         timestep=timestep.expand(len(tokens)),
                         encoder_hidden_states=tokens.to(dtype),
                         pooled_projections=pooled.to(dtype),
+                        continuation=flag,
                         return_dict=False,
                     )[0].float()
                     if copies == 2:
                         unguided, guided = v.chunk(2)
                         v = torch.lerp(unguided, guided, condition.guidance_scale)
-                    if condition.image_latent is not None:
-                        v[:, :, :1] = (x[:, :, :1] - condition.image_latent) / self.scheduler.sigmas[i].item()
+                    if clean is not None:
+                        v[:, :, :count] = (x[:, :, :count] - clean) / self.scheduler.sigmas[i].item()
                     x = self.scheduler.step(v, timestep, x, generator).prev_sample
                 if on_step is not None:
                     x = on_step(self, i, timestep, {"latents": x}).pop("latents", x)
                 bar.update()
-        if condition.image_latent is not None:
-            x[:, :, :1] = condition.image_latent
+        if clean is not None:
+            x[:, :, :count] = clean
         return x
 
     def _encode_texts(self, prompts: list[str], negatives: list[str]) -> tuple[Tensor, Tensor]:
@@ -270,13 +283,14 @@ class Magic141Pipeline(DiffusionPipeline):
 
     def _encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Image tokens (B, 16, 128) and the clean latent (B, 16, 1, h, w) of pixels (B, 3, H, W) in [-1, 1]."""
-        native = self.text_encoder.config.vision_config.image_size
-        seen = pixels
-        if pixels.shape[-2:] != (native, native):
-            seen = F.interpolate(pixels, (native, native), mode="bilinear", antialias=True)
         latent = self.vae.encode(pixels.unsqueeze(2).to(self.vae.device, self.vae.dtype)).float()
-        device = self._execution_device
-        return encode_image(self.text_encoder, seen).to(device), latent.to(device)
+        return self._image_tokens(pixels), latent.to(self._execution_device)
+
+    def _image_tokens(self, pixels: Tensor) -> Tensor:
+        native = self.text_encoder.config.vision_config.image_size
+        if pixels.shape[-2:] != (native, native):
+            pixels = F.interpolate(pixels, (native, native), mode="bilinear", antialias=True)
+        return encode_image(self.text_encoder, pixels).to(self._execution_device)
 
     def _decode(self, latents: Tensor) -> Tensor:
         """Pixels (B, 3, T, H, W), about [-1, 1]."""

@@ -15,6 +15,9 @@ IMAGE_ENCODE = "image encode"
 DENOISE = "denoise"
 """One step of image to video; entered `num_inference_steps` times."""
 VAE_DECODE = "vae decode"
+WINDOW = "window"
+"""One window of a long video, from its prompt to its frames: entered around the stages above. The first entry is the
+time to the first frame."""
 FILE_ENCODE = "file encode"
 
 StageHook = Callable[[str], AbstractContextManager[object]]

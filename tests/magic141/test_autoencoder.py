@@ -81,3 +81,19 @@ def test_weights_survive_a_round_trip(vae, tmp_path):
     again = AutoencoderMagic141.from_pretrained(tmp_path).eval()
     video = torch.rand(1, 3, 5, 16, 16)
     assert torch.equal(again.encode(video), vae.encode(video))
+
+
+@given(parts=st.lists(st.integers(1, 3), min_size=1, max_size=5))
+@settings(max_examples=25, deadline=None)
+def test_decoding_in_parts_is_decoding_at_once(vae, parts):
+    latents = torch.randn(2, 16, sum(parts), 2, 3)
+    state, videos = None, []
+    for part in latents.split(parts, dim=2):
+        video, state = vae.decode_next(part, state)
+        videos.append(video)
+    torch.testing.assert_close(torch.cat(videos, dim=2), vae.decode(latents), atol=1e-5, rtol=1e-5)
+    if len(parts) > 1:
+        alone = vae.decode(latents.split(parts, dim=2)[-1], start=False)
+        assert not torch.allclose(videos[-1], alone, atol=1e-3), "the state matters"
+    assert [tuple(tap.shape) for tap in state] == [(2, 1, 32, 2, 3)] * 2
+    assert all(tap.untyped_storage().nbytes() == tap.nbytes for tap in state), "it keeps nothing else alive"

@@ -1,3 +1,4 @@
+import itertools
 import json
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from typer.testing import CliRunner, Result
 
 from magic141 import weights
 from magic141.__main__ import app
-from magic141.video import read_video
+from magic141.pipeline import Magic141Pipeline
+from magic141.video import VideoWriter, read_video
 
 PROMPT = "a small red ring drifting left over dark stripes"
 
@@ -21,7 +23,8 @@ def invoke(*args: object) -> Result:
 
 
 def generate(model: Path, output: Path, *args: object) -> Result:
-    return invoke("generate", PROMPT, "-o", output, "--model", model, "--steps", 2, "--frames", 5, *args)
+    frames = () if "--seconds" in args else ("--frames", 5)
+    return invoke("generate", PROMPT, "-o", output, "--model", model, "--steps", 2, *frames, *args)
 
 
 def refuse_to_load(*_: object) -> None:
@@ -83,6 +86,74 @@ def test_seeds_images_and_knobs_change_the_clip(saved_pipeline: Path, tmp_path: 
     assert len(set(clips)) == len(variants)
 
 
+def generate_long(model: Path, output: Path, *args: object) -> Result:
+    short = ("--steps", 1, "--guidance", 1, "--window", 9)
+    return invoke("generate", "-o", output, "--model", model, *short, *args)
+
+
+def test_a_long_video_is_written_window_by_window(
+    saved_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "long.mp4"
+    playable = []
+    write = VideoWriter.write
+
+    def record(writer: VideoWriter, frames: Any) -> None:
+        write(writer, frames)
+        playable.append(len(read_video(output)[0]))
+
+    monkeypatch.setattr(VideoWriter, "write", record)
+    result = generate_long(saved_pipeline, output, PROMPT, "--seconds", 2, "--overlap", 2, "--json")
+    assert result.exit_code == 0, result.output
+    assert playable == [7, 11, 15, 19, 23, 27, 30]
+    frames, fps = read_video(output)
+    assert frames.shape == (32, 64, 64, 3)
+    assert fps == 16
+    facts = json.loads(result.stdout)
+    expected = {"num_frames": 32, "video_seconds": 2.0, "prompt": PROMPT, "fps": 16.0}
+    assert {name: facts[name] for name in expected} == expected
+    assert len(facts["window_seconds"]) == facts["entries"]["window"] == 7
+    outer = sum(facts["window_seconds"]) + facts["seconds"]["file encode"]
+    assert facts["end_to_end_seconds"] == pytest.approx(outer)
+    assert facts["real_time_factor"] == pytest.approx(outer / 2)
+
+
+def test_prompts_by_second(saved_pipeline: Path, tmp_path: Path) -> None:
+    texts = {"a": f"0:{PROMPT}", "b": f"0:{PROMPT} 0.5:a large blue star", "c": f"0:{PROMPT}"}
+    videos = {}
+    for name, prompts in texts.items():
+        result = generate_long(saved_pipeline, tmp_path / f"{name}.mp4", "--seconds", 1, "--prompts", prompts)
+        assert result.exit_code == 0, result.output
+        assert "real-time factor" in result.stdout
+        videos[name] = read_video(tmp_path / f"{name}.mp4")[0]
+    assert np.array_equal(videos["a"], videos["c"])
+    assert np.array_equal(videos["a"][:9], videos["b"][:9])
+    assert not np.array_equal(videos["a"][9:], videos["b"][9:])
+
+
+@pytest.mark.parametrize("windows", [0, 2])
+def test_an_interrupt_leaves_what_was_made(
+    saved_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, windows: int
+) -> None:
+    stream = Magic141Pipeline.stream
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        yield from itertools.islice(stream(*args, **kwargs), windows)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Magic141Pipeline, "stream", interrupted)
+    output = tmp_path / "long.mp4"
+    result = generate_long(saved_pipeline, output, PROMPT, "--seconds", 60)
+    assert result.exit_code == 130
+    assert result.stdout == ""
+    if windows:
+        assert f"interrupted: {output} holds 1.06 s and plays" in result.stderr
+        assert len(read_video(output)[0]) == 17
+    else:
+        assert "interrupted: nothing is written" in result.stderr
+        assert not output.exists()
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -92,6 +163,25 @@ def test_seeds_images_and_knobs_change_the_clip(saved_pipeline: Path, tmp_path: 
         (("--seed", -1), "seed=-1 must lie in 0..2^63-1"),
         (("--guidance", -1), "guidance_scale=-1.0"),
         (("--shift", 0), "shift=0.0"),
+        (("--seconds", 0), "seconds=0.0 must lie above 0 and up to 86400"),
+        (("--seconds", -3), "seconds=-3.0 must lie above 0"),
+        (("--seconds", "nan"), "seconds=nan must lie above 0"),
+        (("--seconds", 60, "--window", 30), "window=30 must be 4k+1 frames from 5 up: try 29 or 33"),
+        (("--seconds", 60, "--overlap", 0), "overlap=0 must lie in 1..8"),
+        (("--seconds", 60, "--overlap", 9), "overlap=9 must lie in 1..8"),
+        (("--seconds", 60, "--fps", 24), "--seconds makes 16 frames a second: leave --fps and --frames out"),
+        (("--seconds", 60, "--prompts", "20:a red ring 0:a blue star"), "starts at second 20"),
+        (("--seconds", 60, "--prompts", "0:a red ring 5:a blue star 3:a star"), "3 s follows 5 s"),
+        (("--seconds", 60, "--prompts", ""), "a second, a colon and a prompt each"),
+        (("--seconds", 60, "--prompts", "0:a red ring 20:"), "have nothing at 20 s"),
+        (
+            ("--seconds", 60, "--prompts", "0:a red ring 60:a star"),
+            "a prompt at 60 s, and the video ends at 60 s",
+        ),
+        (("--seconds", 60, "--prompts", "0:a red ring 5:a zebra"), "'zebra'"),
+        (("--window", 33), "--window 33 is for long videos: give --seconds as well"),
+        (("--overlap", 1), "--overlap 1 is for long videos"),
+        (("--prompts", "0:a red ring"), "--prompts 0:a red ring is for long videos"),
         (("--model", "lba"), "unknown preset 'lba': did you mean 'lab'?"),
         (("--model", "./nothing"), "no weights at './nothing'"),
         (("--image", "missing.png"), "cannot read an image from 'missing.png'"),
@@ -156,6 +246,12 @@ def test_bad_prompts_are_refused_before_loading(
     assert result.exit_code == 2
     assert message in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_something_must_be_shown(saved_pipeline: Path, tmp_path: Path) -> None:
+    result = invoke("generate", "-o", tmp_path / "clip.mp4", "--model", saved_pipeline)
+    assert result.exit_code == 2
+    assert "error: nothing says what the video shows: give a PROMPT" in result.stderr
 
 
 def test_no_traceback_at_the_door(tmp_path: Path) -> None:

@@ -1,3 +1,10 @@
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import av
@@ -8,7 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from magic141.errors import InputError
-from magic141.video import Frames, check_writable, read_image, read_video, write_video
+from magic141.video import Frames, VideoWriter, check_writable, read_image, read_video, write_video
+
+ROOT = Path(__file__).parents[2]
+posix = pytest.mark.skipif(os.name == "nt", reason="signals and limits of POSIX")
 
 
 def gradient(frames: int, height: int = 64, width: int = 64) -> Frames:
@@ -77,6 +87,117 @@ def test_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         write_video(path, gradient(5), 16)
     assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
     assert path.read_bytes() == b"an earlier clip"
+
+
+def test_a_video_is_written_part_by_part(tmp_path: Path) -> None:
+    """It plays from the first part on, and in the end is indexed like one written at once."""
+    path = tmp_path / "clip.mp4"
+    frames = gradient(30)
+    with VideoWriter(path, 16) as writer:
+        assert not path.exists()
+        for i, part in enumerate(np.split(frames, 3), 1):
+            writer.write(part)
+            assert writer.frames == 10 * i
+            read, _ = read_video(path)
+            assert 10 * i - 2 <= len(read) <= 10 * i, "the encoder and the muxer hold one frame each"
+    assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
+    read, fps = read_video(path)
+    assert (len(read), fps) == (30, 16)
+    assert np.mean((read.astype(float) - frames) ** 2) < 255**2 / 10**4
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.pix_fmt, stream.frames) == ("h264", "yuv420p", 30)
+        assert float(stream.duration * stream.time_base) == 30 / 16
+    data = path.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")
+
+
+def test_same_parts_same_bytes(tmp_path: Path) -> None:
+    for name, parts in (("a.mp4", 2), ("b.mp4", 3)):
+        with VideoWriter(tmp_path / name, 16) as writer:
+            for part in np.split(gradient(12), parts):
+                writer.write(part)
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_video_keeps_what_was_made(tmp_path: Path, error: type[BaseException]) -> None:
+    (tmp_path / "clip.mp4").write_bytes(b"an earlier clip")
+    with pytest.raises(error), VideoWriter(tmp_path / "clip.mp4", 16):
+        raise error
+    assert (tmp_path / "clip.mp4").read_bytes() == b"an earlier clip", "nothing was made"
+
+    def parts() -> Iterator[Frames]:
+        yield gradient(7)
+        raise error
+
+    with pytest.raises(error):
+        write_parts(tmp_path / "clip.mp4", parts())
+    read, fps = read_video(tmp_path / "clip.mp4")
+    assert (len(read), fps) == (7, 16)
+    assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def write_parts(path: Path, parts: Iterable[Frames]) -> None:
+    with VideoWriter(path, 16) as writer:
+        for part in parts:
+            writer.write(part)
+
+
+WRITE_WITHOUT_END = """
+import sys, numpy as np
+from magic141.video import VideoWriter
+with VideoWriter(sys.argv[1], 16) as writer:
+    while True:
+        writer.write(np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8))
+"""
+
+
+@posix
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL] if os.name != "nt" else [])
+def test_a_killed_process_leaves_a_video_that_plays(tmp_path: Path, number: signal.Signals) -> None:
+    path = tmp_path / "clip.mp4"
+    command = [sys.executable, "-c", WRITE_WITHOUT_END, str(path)]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while not (path.exists() and path.stat().st_size > 100_000) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(number)
+    assert process.returncode == -number
+    frames, fps = read_video(path)
+    assert len(frames) > 4
+    assert fps == pytest.approx(16, rel=0.1)
+
+
+@posix
+@pytest.mark.parametrize("limit", [20_011, 39_990, 80_000])
+def test_a_full_disk_leaves_a_video_that_plays(tmp_path: Path, limit: int) -> None:
+    """Stands in for a full disk: no file of this process may grow beyond the limit."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    path = tmp_path / "clip.mp4"
+    noise = np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        with pytest.raises(
+            InputError, match=r"cannot go on writing .*clip.mp4. \(File too large\)"
+        ) as failure:
+            write_parts(path, [noise] * 40)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    (said,) = re.findall(r"it plays up to about frame (\d+);", str(failure.value))
+    assert int(said) - 3 <= len(read_video(path)[0]) <= int(said)
+    assert path.stat().st_size <= limit
+
+
+def test_parts_have_one_size(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "clip.mp4", 16) as writer:
+        writer.write(gradient(5))
+        with pytest.raises(InputError, match=r"\(32, 64, 3\) after frames of \(64, 64, 3\)"):
+            writer.write(gradient(5, 32, 64))
+        with pytest.raises(InputError, match=r"must be uint8 \(T, H, W, 3\)"):
+            writer.write(gradient(5).astype(np.float32))
 
 
 @pytest.mark.parametrize(
