@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from magic141.errors import InputError, Magic141Error
+from magic141.errors import InputError, Magic141Error, UnsupportedError
+
+__all__ = ["InvalidOutputError", "RunError", "SuiteError", "UnsupportedError", "nearest"]
 
 
 class SuiteError(InputError):
@@ -14,10 +16,6 @@ class SuiteError(InputError):
 
 class RunError(Magic141Error):
     """A run cannot be made, found or continued."""
-
-
-class UnsupportedError(Magic141Error):
-    """A system raises this where it cannot answer a cell's question: the outcome is `unsupported`."""
 
 
 class InvalidOutputError(Magic141Error):

@@ -14,6 +14,8 @@ from torch import Tensor
 from magic141.attention import NORM_EPS, Attention, QKNorm
 from magic141.errors import InputError
 
+REFINER_MLP_RATIO = 4.0
+
 
 class Modulation(nn.Linear):
     """`count` modulation vectors from the conditioning vector, zero at first (adaLN-Zero, arXiv 2212.09748)."""
@@ -52,12 +54,12 @@ class ModulatedBlock(nn.Module):
 class Stream(nn.Module):
     """The weights that one modality (video or text) has of its own in a dual-stream block."""
 
-    def __init__(self, dim: int, heads: int, mlp_dim: int, activation_fn: str) -> None:
+    def __init__(self, dim: int, heads: int, head_dim: int, mlp_dim: int, activation_fn: str) -> None:
         super().__init__()
         self.heads = heads
-        self.to_qkv = nn.Linear(dim, 3 * dim)
-        self.norm_qk = QKNorm(dim // heads)
-        self.to_out = nn.Linear(dim, dim)
+        self.to_qkv = nn.Linear(dim, 3 * heads * head_dim)
+        self.norm_qk = QKNorm(head_dim)
+        self.to_out = nn.Linear(heads * head_dim, dim)
         self.mlp_in = nn.Linear(dim, mlp_dim)
         self.act = activation(activation_fn)
         self.mlp_out = nn.Linear(mlp_dim, dim)
@@ -78,11 +80,17 @@ class DualStreamBlock(ModulatedBlock):
     """Video and text have their own weights and meet in one attention."""
 
     def __init__(
-        self, dim: int, heads: int, mlp_dim: int, activation_fn: str, shared_modulation: bool
+        self,
+        dim: int,
+        heads: int,
+        head_dim: int,
+        mlp_dim: int,
+        activation_fn: str,
+        shared_modulation: bool,
     ) -> None:
         super().__init__(dim, 12, shared_modulation)
-        self.video = Stream(dim, heads, mlp_dim, activation_fn)
-        self.text = Stream(dim, heads, mlp_dim, activation_fn)
+        self.video = Stream(dim, heads, head_dim, mlp_dim, activation_fn)
+        self.text = Stream(dim, heads, head_dim, mlp_dim, activation_fn)
         self.attn = Attention()
 
     def forward(
@@ -108,15 +116,21 @@ class SingleStreamBlock(ModulatedBlock):
     """Attention and MLP side by side over the joint sequence [video, text]."""
 
     def __init__(
-        self, dim: int, heads: int, mlp_dim: int, activation_fn: str, shared_modulation: bool
+        self,
+        dim: int,
+        heads: int,
+        head_dim: int,
+        mlp_dim: int,
+        activation_fn: str,
+        shared_modulation: bool,
     ) -> None:
         super().__init__(dim, 3, shared_modulation)
         self.heads = heads
-        self.to_qkv = nn.Linear(dim, 3 * dim)
-        self.norm_qk = QKNorm(dim // heads)
+        self.to_qkv = nn.Linear(dim, 3 * heads * head_dim)
+        self.norm_qk = QKNorm(head_dim)
         self.mlp_in = nn.Linear(dim, mlp_dim)
         self.act = activation(activation_fn)
-        self.to_out = nn.Linear(dim + mlp_dim, dim)
+        self.to_out = nn.Linear(heads * head_dim + mlp_dim, dim)
         self.attn = Attention()
 
     def forward(self, hidden_states: Tensor, vec: Tensor, rope: Tensor, mask: Tensor | None) -> Tensor:
@@ -131,15 +145,15 @@ class SingleStreamBlock(ModulatedBlock):
 class RefinerBlock(nn.Module):
     """Self-attention and MLP over text tokens, gated by the refiner's own conditioning vector."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, head_dim: int, mlp_dim: int) -> None:
         super().__init__()
         self.heads = heads
         self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.to_qkv = nn.Linear(dim, 3 * dim)
-        self.to_out = nn.Linear(dim, dim)
+        self.to_qkv = nn.Linear(dim, 3 * heads * head_dim)
+        self.to_out = nn.Linear(heads * head_dim, dim)
         self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.mlp_in = nn.Linear(dim, 4 * dim)
-        self.mlp_out = nn.Linear(4 * dim, dim)
+        self.mlp_in = nn.Linear(dim, mlp_dim)
+        self.mlp_out = nn.Linear(mlp_dim, dim)
         self.modulation = Modulation(dim, 2)
         self.attn = Attention()
 
@@ -153,11 +167,13 @@ class RefinerBlock(nn.Module):
 class TokenRefiner(nn.Module):
     """Text tokens (B, L, text width) -> (B, L, C), modulated by time and the mean token."""
 
-    def __init__(self, text_dim: int, dim: int, heads: int, num_layers: int) -> None:
+    def __init__(
+        self, text_dim: int, dim: int, heads: int, head_dim: int, mlp_dim: int, num_layers: int
+    ) -> None:
         super().__init__()
         self.time_text_embed = CombinedTimestepTextProjEmbeddings(dim, text_dim)
         self.proj_in = nn.Linear(text_dim, dim)
-        self.blocks = nn.ModuleList(RefinerBlock(dim, heads) for _ in range(num_layers))
+        self.blocks = nn.ModuleList(RefinerBlock(dim, heads, head_dim, mlp_dim) for _ in range(num_layers))
 
     def forward(self, text: Tensor, timestep: Tensor, mask: Tensor | None) -> Tensor:
         attention_mask = None
@@ -181,3 +197,15 @@ def activation(name: str) -> nn.Module:
     if name not in known:
         raise InputError(f"activation_fn={name!r} is unknown; use one of {', '.join(known)}")
     return known[name]
+
+
+def kept(count: int, ratio: float) -> int:
+    """How many of `count` heads, hidden units or blocks remain when the share `ratio` of them is pruned.
+
+    Raises InputError: ratio outside [0, 1).
+    """
+    if not 0 <= ratio < 1:
+        raise InputError(
+            f"{ratio=} must lie in [0, 1): it is the share that is removed, and something must stay"
+        )
+    return count - int(ratio * count)

@@ -14,4 +14,8 @@ class WeightsMissing(Magic141Error, FileNotFoundError):
 
 
 class WeightsCorrupt(Magic141Error):
-    """A weights file exists, but its sha256 is not the recorded one."""
+    """A weights file exists, but its sha256 is not the recorded one, or it does not fit the config beside it."""
+
+
+class UnsupportedError(Magic141Error):
+    """This machine, what is installed on it, or a system cannot do what was asked: the bench's `unsupported`."""

@@ -7,8 +7,10 @@ kind, and be told that a clip continues an earlier one.
 Axes in comments: B batch, N video tokens, L text tokens, S = N + L, H heads, D head width, C = H * D.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,8 +30,17 @@ from diffusers.utils import BaseOutput, apply_lora_scale
 from torch import Tensor
 
 from magic141.attention import RotaryEmbedding
-from magic141.blocks import DualStreamBlock, Modulation, SingleStreamBlock, TokenRefiner, modulate
-from magic141.errors import InputError
+from magic141.blocks import (
+    REFINER_MLP_RATIO,
+    DualStreamBlock,
+    Modulation,
+    SingleStreamBlock,
+    TokenRefiner,
+    kept,
+    modulate,
+)
+from magic141.checkpoint import check_config, check_loaded
+from magic141.errors import InputError, UnsupportedError
 from magic141.hunyuan import from_hunyuan_state, to_hunyuan_state
 
 
@@ -48,6 +59,9 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
         activation_fn: of the MLPs, "gelu-approximate" (as there) or "gelu".
         shared_modulation: one modulation network for all blocks of a kind, plus a learned offset a block.
         continuation_embed: learn a vector each for clips that start a video and clips that continue one.
+        pruned_ratio: share of heads and hidden units that every block lacks (see `magic141.sparsify`); the width
+            stays `num_attention_heads * attention_head_dim`.
+        pruned_blocks: blocks left out of `num_layers + num_single_layers`, counted through both kinds from 0.
 
     Raises:
         InputError: a setting that contradicts another, or that this model does not have.
@@ -89,6 +103,8 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
         image_condition_type: str | None = None,
         shared_modulation: bool = False,
         continuation_embed: bool = False,
+        pruned_ratio: float = 0.0,
+        pruned_blocks: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         axes_fit = sum(rope_axes_dim) == attention_head_dim and all(axis % 2 == 0 for axis in rope_axes_dim)
@@ -98,10 +114,18 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
             )
         if image_condition_type not in (None, "latent_concat"):
             raise InputError(f"{image_condition_type=} is unknown; use None or 'latent_concat'")
+        layers = range(num_layers + num_single_layers)
+        remaining = [layer for layer in layers if layer not in (pruned_blocks or ())]
+        if pruned_blocks and not (remaining and set(pruned_blocks) < set(layers)):
+            raise InputError(f"{pruned_blocks=} must be some, and not all, of 0..{len(layers) - 1}")
 
         dim = num_attention_heads * attention_head_dim
         patch = patch_size_t * patch_size**2
-        block = (dim, num_attention_heads, int(dim * mlp_ratio), activation_fn, shared_modulation)
+        heads = kept(num_attention_heads, pruned_ratio)
+        mlp_dim, refiner_dim = (
+            kept(int(dim * ratio), pruned_ratio) for ratio in (mlp_ratio, REFINER_MLP_RATIO)
+        )
+        block = (dim, heads, attention_head_dim, mlp_dim, activation_fn, shared_modulation)
         embed = (
             CombinedTimestepGuidanceTextProjEmbeddings
             if guidance_embeds
@@ -110,14 +134,18 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
 
         self.rope = RotaryEmbedding(rope_axes_dim, rope_theta)
         self.x_embedder = nn.Linear(in_channels * patch, dim)
-        self.context_embedder = TokenRefiner(text_embed_dim, dim, num_attention_heads, num_refiner_layers)
+        self.context_embedder = TokenRefiner(
+            text_embed_dim, dim, heads, attention_head_dim, refiner_dim, num_refiner_layers
+        )
         self.time_text_embed = embed(dim, pooled_projection_dim)
         self.continuation_embedder = nn.Embedding(2, dim) if continuation_embed else None
         self.dual_modulation = Modulation(dim, 12) if shared_modulation else None
         self.single_modulation = Modulation(dim, 3) if shared_modulation else None
-        self.transformer_blocks = nn.ModuleList(DualStreamBlock(*block) for _ in range(num_layers))
+        self.transformer_blocks = nn.ModuleList(
+            DualStreamBlock(*block) for layer in remaining if layer < num_layers
+        )
         self.single_transformer_blocks = nn.ModuleList(
-            SingleStreamBlock(*block) for _ in range(num_single_layers)
+            SingleStreamBlock(*block) for layer in remaining if layer >= num_layers
         )
         self.norm_out = Modulation(dim, 2)
         self.proj_out = nn.Linear(dim, out_channels * patch)
@@ -170,7 +198,7 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
             guidance,
             continuation,
         )
-        layers = self.config.num_layers + self.config.num_single_layers
+        layers = len(self.transformer_blocks) + len(self.single_transformer_blocks)
         if any(not 0 <= layer < layers for layer in feature_layers):
             raise InputError(f"feature_layers={tuple(feature_layers)} must lie in 0..{layers - 1}")
         mask = text_mask(encoder_attention_mask, hidden_states.device)
@@ -212,6 +240,33 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
         return Magic141TransformerOutput(sample=sample, features=chosen)
 
     @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> "Magic141Transformer3DModel":
+        """As diffusers does, in float32 unless `dtype` is given; but config and weights must fit each other.
+
+        Raises:
+            WeightsMissing: the folder has no config, without which a pruned model cannot be built.
+            WeightsCorrupt: the weights are not those of the model that the config describes.
+            UnsupportedError: the weights are quantised, and torchao or the device for them is not here.
+        """
+        check_config(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
+        dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None) or torch.float32
+        kwargs |= {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        try:
+            model, info = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except ImportError as error:
+            raise UnsupportedError(
+                f"{error}: these weights need `pip install 'magic141[quantise]'`"
+            ) from error
+        check_loaded(model, info, pretrained_model_name_or_path)
+        if "quantization_config" in model.config:
+            from magic141.sparsify.quantise import restore
+
+            restore(model)
+        return model
+
+    @classmethod
     def from_hunyuan(cls, model: HunyuanVideoTransformer3DModel) -> "Magic141Transformer3DModel":
         """Convert a diffusers model; the forward passes agree (to 1e-4 in float32, 1e-10 in float64).
 
@@ -234,7 +289,13 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
             InputError: this model has something that the diffusers class lacks.
         """
         config = {name: value for name, value in self.config.items() if not name.startswith("_")}
-        plain = {"activation_fn": "gelu-approximate", "shared_modulation": False, "continuation_embed": False}
+        plain = {
+            "activation_fn": "gelu-approximate",
+            "shared_modulation": False,
+            "continuation_embed": False,
+            "pruned_ratio": 0.0,
+            "pruned_blocks": None,
+        }
         for name, value in plain.items():
             if (found := config.pop(name)) != value:
                 raise InputError(f"{name}={found!r} has no counterpart in diffusers; only {value!r} has")

@@ -39,8 +39,8 @@ def loss(
     pruned: Field, dense: Field, x0: Tensor, known: int, recipe: Recipe, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """Mean squares of `pruned - dense` and `pruned - (eps - x0)` at noised data x0 (B, 16, t, h, w), unknown frames."""
-    t = asked(len(x0), recipe, generator)
-    eps = draw(x0, generator)
+    t = asked(len(x0), recipe, generator).to(x0.device)
+    eps = draw(x0, generator).to(x0.device)
     x_t = interpolate(x0, eps, t)
     with torch.no_grad():
         aim = dense(x_t, t)
@@ -65,8 +65,8 @@ def calibration(
     def loss_on(batch: Batch, index: int) -> Callable[[Magic141Transformer3DModel], Tensor]:
         def flow(model: Magic141Transformer3DModel) -> Tensor:
             generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
-            t = asked(len(batch.latents), recipe, generator)
-            eps = draw(batch.latents, generator)
+            t = asked(len(batch.latents), recipe, generator).to(batch.latents.device)
+            eps = draw(batch.latents, generator).to(batch.latents.device)
             v = field(model, batch)(interpolate(batch.latents, eps, t), t)
             return (v - (eps - batch.latents))[:, :, batch.known :].square().mean()
 
@@ -84,10 +84,11 @@ def train(
 ) -> tuple[Magic141Transformer3DModel, Progressed]:
     """Train `pruned` in place towards `dense`; returns the average of its weights, and what it saw."""
     torch.manual_seed(settings.seed)
+    dense.to(settings.device)
 
     def step_loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         batch = batches(step, generator)
-        with autocast():
+        with autocast(settings.device):
             return loss(
                 field(pruned, batch), field(dense, batch), batch.latents, batch.known, recipe, generator
             )

@@ -1,0 +1,101 @@
+"""Parameter sparsification: fewer weights, or weights of fewer bits (Magic 1-For-1, arXiv 2502.07701).
+
+    from magic141.sparsify import Sparsity, apply
+    apply(pipe, Sparsity(kind="structured", ratio=0.5), Sparsity(kind="int8"))
+
+`structured` and `blocks` make smaller layers, faster and smaller on any device. `unstructured` and `n:m` only set
+weights to zero: dense layers, as large and as slow as before, for quality curves. `2:4` is `n:m` at one half, packed
+for a GPU that has kernels for it. The others store weights in fewer bits. Importing this package is light.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from magic141.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from magic141.pipeline import Magic141Pipeline
+    from magic141.transformer import Magic141Transformer3DModel
+
+PRUNED = ("structured", "blocks")
+MASKED = ("unstructured", "n:m", "2:4")
+QUANTISED = ("int8", "int8-dynamic", "int4", "fp8")
+KINDS = (*PRUNED, *MASKED, *QUANTISED)
+CRITERIA = ("magnitude", "activation", "taylor")
+
+Calibration = Iterable[Callable[["Magic141Transformer3DModel"], "Tensor"]]
+"""Each runs the model on a batch of its own and returns a loss (a scalar): all that importance must know of data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sparsity:
+    """One way to sparsify.
+
+    kind: one of `KINDS`.
+    ratio: in [0, 1), the share of what is removed: heads and hidden units, blocks, or weights. "n:m" takes quarters,
+        "2:4" one half; quantisation takes none.
+    criterion: what makes a part important, for "structured" and "blocks" (see `magic141.sparsify.importance`).
+
+    Raises:
+        InputError: a field is unknown, out of range, or means nothing for this kind.
+    """
+
+    kind: str
+    ratio: float = 0.0
+    criterion: str = "magnitude"
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("kind", self.kind, KINDS), ("criterion", self.criterion, CRITERIA)):
+            if value not in known:
+                raise InputError(f"{name}={value!r} is unknown; use one of {', '.join(known)}")
+        if not 0 <= self.ratio < 1:
+            raise InputError(f"ratio={self.ratio} must lie in [0, 1): it is the share that is removed")
+        if self.kind in QUANTISED and self.ratio:
+            raise InputError(f"ratio={self.ratio} means nothing for kind {self.kind!r}: leave it out")
+        if self.kind == "2:4" and self.ratio != 0.5:
+            raise InputError(f"ratio={self.ratio} must be 0.5 for kind '2:4'; 'n:m' takes other quarters")
+        if self.kind == "n:m" and self.ratio * 4 % 1:
+            raise InputError(f"ratio={self.ratio} must be a quarter for kind 'n:m': 0, 0.25, 0.5 or 0.75")
+
+
+def apply(
+    target: Magic141Pipeline | Magic141Transformer3DModel, *ways: Sparsity, calibration: Calibration = ()
+) -> Any:
+    """Sparsify a transformer, or that of a pipeline, in the order of `ways`; returns what replaces `target`.
+
+    A pipeline gets the new transformer and is returned itself. Of a transformer, pruning makes a new one; masks and
+    quantisation change the one that they are given. `calibration` is gone through once for each pruning whose
+    criterion needs it.
+
+    Raises:
+        InputError: pruning twice, quantising twice, pruning what is quantised, or a criterion without calibration.
+        UnsupportedError: this machine lacks the kernels, or the package that quantises.
+    """
+    from magic141.pipeline import Magic141Pipeline
+    from magic141.sparsify.importance import measure
+    from magic141.sparsify.masks import mask_n_of_four, mask_unstructured, pack_semi_structured
+    from magic141.sparsify.quantise import quantise
+    from magic141.sparsify.structured import prune_blocks, prune_layers
+
+    model = target.transformer if isinstance(target, Magic141Pipeline) else target
+    for way in ways:
+        if way.kind in PRUNED:
+            prune = prune_layers if way.kind == "structured" else prune_blocks
+            model = prune(model, way.ratio, measure(model, way.criterion, calibration))
+        elif way.kind == "unstructured":
+            mask_unstructured(model, way.ratio)
+        elif way.kind == "n:m":
+            mask_n_of_four(model, way.ratio)
+        elif way.kind == "2:4":
+            pack_semi_structured(model)
+        else:
+            quantise(model, way.kind)
+    if not isinstance(target, Magic141Pipeline):
+        return model
+    target.register_modules(transformer=model)
+    return target

@@ -1,0 +1,108 @@
+"""Structured pruning: a new transformer that lacks the least important heads and hidden units, or blocks.
+
+Every block loses the same share, so that layers shrink alike and the saving is known beforehand. The width of the
+residual stream stays, and so do query and key norms and rotary positions, which heads share.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from magic141.blocks import kept
+from magic141.errors import InputError
+from magic141.sparsify.groups import check_dense, sites
+from magic141.sparsify.importance import Importance
+from magic141.transformer import Magic141Transformer3DModel
+
+
+def prune_layers(
+    model: Magic141Transformer3DModel, ratio: float, importance: Importance
+) -> Magic141Transformer3DModel:
+    """A copy without the share `ratio` of the heads and of the hidden units of every block, rounded down.
+
+    Its config has `pruned_ratio`. At ratio 0 it is the model itself, bit for bit.
+
+    Raises:
+        InputError: ratio outside [0, 1), or the model is pruned or quantised already.
+    """
+    check_whole(model)
+    row_masks: dict[nn.Linear, Tensor] = {}
+    column_masks: dict[nn.Linear, Tensor] = {}
+    for site in sites(model):
+        lost = least(importance.groups[site.name], ratio)
+        for part in site.parts:
+            rows = row_masks.setdefault(part.writer, torch.ones(part.writer.out_features, dtype=torch.bool))
+            columns = column_masks.setdefault(
+                part.reader, torch.ones(part.reader.in_features, dtype=torch.bool)
+            )
+            rows[part.rows()[lost]] = False
+            columns[part.columns()[lost]] = False
+
+    state = model.state_dict()
+    for name, layer in model.named_modules():
+        if layer in row_masks:
+            for key in (f"{name}.weight", f"{name}.bias"):
+                state[key] = state[key][row_masks[layer].to(state[key].device)]
+        if layer in column_masks:
+            key = f"{name}.weight"
+            state[key] = state[key][:, column_masks[layer].to(state[key].device)]
+    return _rebuilt(model, state, {"pruned_ratio": ratio})
+
+
+def prune_blocks(
+    model: Magic141Transformer3DModel, ratio: float, importance: Importance
+) -> Magic141Transformer3DModel:
+    """A copy without the share `ratio` of its dual- and single-stream blocks, rounded down; the refiner stays.
+
+    Its config has `pruned_blocks`. At ratio 0 it is the model itself, bit for bit.
+
+    Raises:
+        InputError: ratio outside [0, 1), or the model is pruned or quantised already.
+    """
+    check_whole(model)
+    names = list(importance.blocks)
+    lost = sorted(least(torch.tensor([importance.blocks[name] for name in names]), ratio).tolist())
+    renamed: dict[str, str] = {}
+    for index, name in enumerate(names):
+        if index not in lost:
+            kind = name.rpartition(".")[0]
+            renamed[name] = f"{kind}.{sum(other.startswith(f'{kind}.') for other in renamed)}"
+    state = {}
+    for key, tensor in model.state_dict().items():
+        block = next((name for name in names if key.startswith(f"{name}.")), "")
+        if block in renamed:
+            key = renamed[block] + key.removeprefix(block)
+        elif block:
+            continue
+        state[key] = tensor
+    return _rebuilt(model, state, {"pruned_blocks": tuple(lost) or None})
+
+
+def least(scores: Tensor, ratio: float) -> Tensor:
+    """Indices of the share `ratio` with the lowest scores; of equals, the last ones.
+
+    Raises InputError: ratio outside [0, 1).
+    """
+    order = scores.argsort(descending=True, stable=True)
+    return order[kept(len(scores), ratio) :]
+
+
+def check_whole(model: Magic141Transformer3DModel) -> None:
+    """Raises InputError where `model` is pruned already: its importance, and the ratio, would mean something else."""
+    check_dense(model, "prune")
+    if model.config.pruned_ratio or model.config.pruned_blocks:
+        was = f"pruned_ratio={model.config.pruned_ratio}, pruned_blocks={model.config.pruned_blocks}"
+        raise InputError(f"the model is pruned already ({was}): prune the dense model that it was made from")
+
+
+def _rebuilt(
+    model: Magic141Transformer3DModel, state: dict[str, Tensor], changes: dict[str, object]
+) -> Magic141Transformer3DModel:
+    """A model with weights of its own, of the config of `model` with these changes."""
+    config = {name: value for name, value in model.config.items() if not name.startswith("_")}
+    with torch.device("meta"):
+        pruned = type(model)(**(config | changes))
+    pruned.load_state_dict({key: tensor.clone() for key, tensor in state.items()}, assign=True)
+    return pruned.train(model.training)

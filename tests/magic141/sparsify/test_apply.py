@@ -1,0 +1,85 @@
+"""`Sparsity` and `apply`: one way after another, to a transformer or to a pipeline."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from magic141.errors import InputError, UnsupportedError
+from magic141.pipeline import Magic141Pipeline
+from magic141.sparsify import Calibration, Sparsity, apply
+from magic141.sparsify import quantise as module
+from magic141.sparsify.memory import parameter_bytes
+from magic141.transformer import Magic141Transformer3DModel
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "activation", "taylor"])
+@pytest.mark.parametrize("kind", ["structured", "blocks"])
+def test_pruning_makes_a_new_transformer(
+    model: Magic141Transformer3DModel, calibration: Calibration, kind: str, criterion: str
+) -> None:
+    size = parameter_bytes(model)
+    pruned = apply(model, Sparsity(kind=kind, ratio=0.5, criterion=criterion), calibration=calibration)
+    assert parameter_bytes(pruned) < 0.9 * size == 0.9 * parameter_bytes(model)
+
+
+@pytest.mark.parametrize(("kind", "ratio"), [("unstructured", 0.75), ("n:m", 0.75)])
+def test_masks_change_the_transformer_itself(
+    model: Magic141Transformer3DModel, kind: str, ratio: float
+) -> None:
+    assert apply(model, Sparsity(kind=kind, ratio=ratio)) is model
+    assert (model.transformer_blocks[0].video.mlp_in.weight == 0).float().mean() == 0.75
+
+
+def test_2_of_4_is_unsupported_here(model: Magic141Transformer3DModel) -> None:
+    with pytest.raises(UnsupportedError):
+        apply(model, Sparsity(kind="2:4", ratio=0.5))
+
+
+@pytest.mark.skipif(module.find_spec("torchao") is None, reason="torchao is not installed")
+def test_a_pruned_and_quantised_pipeline_is_one_checkpoint(pipe: Magic141Pipeline, tmp_path: Path) -> None:
+    ways = (Sparsity(kind="structured", ratio=0.5), Sparsity(kind="int8"))
+    assert apply(pipe, *ways) is pipe
+    pipe.save_pretrained(tmp_path)
+    loaded = Magic141Pipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    first, second = (
+        of(
+            "a small red ring",
+            num_frames=5,
+            num_inference_steps=1,
+            generator=torch.Generator().manual_seed(0),
+        )
+        for of in (pipe, loaded)
+    )
+    assert (first.frames == second.frames).all()
+    assert parameter_bytes(loaded.transformer) == parameter_bytes(pipe.transformer)
+    assert loaded.transformer.config.pruned_ratio == 0.5
+    with pytest.raises(InputError):
+        apply(loaded, Sparsity(kind="structured", ratio=0.5))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "sparse"}, "kind='sparse' is unknown; use one of structured, blocks"),
+        ({"kind": "structured", "criterion": "size"}, "criterion='size' is unknown"),
+        ({"kind": "structured", "ratio": 1.0}, r"ratio=1.0 must lie in \[0, 1\)"),
+        ({"kind": "blocks", "ratio": -0.5}, r"ratio=-0.5 must lie in \[0, 1\)"),
+        ({"kind": "unstructured", "ratio": float("nan")}, r"ratio=nan must lie in \[0, 1\)"),
+        ({"kind": "n:m", "ratio": 0.3}, "ratio=0.3 must be a quarter"),
+        ({"kind": "2:4", "ratio": 0.25}, "ratio=0.25 must be 0.5"),
+        ({"kind": "int8", "ratio": 0.5}, "ratio=0.5 means nothing for kind 'int8'"),
+    ],
+)
+def test_specifications_that_mean_nothing_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Sparsity(**fields)
+
+
+def test_specifications_need_no_torch() -> None:
+    code = "import sys, magic141.sparsify as s; s.Sparsity(kind='int8'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
