@@ -6,7 +6,6 @@ import json
 import math
 import os
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,12 +14,12 @@ from typing import Any
 import open_clip
 import torch
 import torch.nn.functional as F
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from evals import training
 from evals.clip_world import CARD_FILE, FOLDER, WEIGHTS_FILE
 from evals.judge_data import corrupt
 from evals.judge_training import current_commit
@@ -141,7 +140,6 @@ def train(
     minutes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / "checkpoint.pt"
     torch.manual_seed(config.seed)
     tokenizer = make_tokenizer()
     model = open_clip.CLIP(**MODEL).to(memory_format=torch.channels_last)
@@ -152,66 +150,34 @@ def train(
         lr=config.learning_rate,
         betas=(0.9, 0.98),
     )
-    steps, first, spent = config.samples // config.batch_size, 0, 0.0
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        first, spent = saved["step"], saved["seconds"]
-    began = saved_at = time.monotonic()
-
-    def save(step: int) -> None:
-        state = {
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "step": step,
-            "seconds": spent + time.monotonic() - began,
-        }
-        torch.save(state, folder / "checkpoint.tmp")
-        os.replace(folder / "checkpoint.tmp", checkpoint)
-
+    steps = config.samples // config.batch_size
     model.train()
-    bar = Progress(
-        TextColumn("clip-world"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[loss]}"),
+
+    def update(step: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        pixels, captions = make_batch(step * config.batch_size, config.batch_size, generator)
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * _rate(step, steps, config)
+        loss, found = contrastive_loss(model, pixels, _tokens(tokenizer, captions))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, _LARGEST_SCALE)
+        return {"loss": loss, "found": found, "scale": model.logit_scale.exp()}
+
+    parts: dict[str, training.Part] = {"model": model, "optimizer": optimizer}
+    seconds = training.run(
+        "clip-world", folder, parts, steps, update, every=20, budget_minutes=budget_minutes
     )
-    with bar, (folder / "loss.jsonl").open("a") as curve:
-        task = bar.add_task("clip-world", total=steps, completed=first, loss="")
-        for step in range(first, steps):
-            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-            pixels, captions = make_batch(step * config.batch_size, config.batch_size, generator)
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * _rate(step, steps, config)
-            loss, found = contrastive_loss(model, pixels, _tokens(tokenizer, captions))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            with torch.no_grad():
-                model.logit_scale.clamp_(0, _LARGEST_SCALE)
-            if step % 20 == 19:
-                row = {"loss": loss.item(), "found": found.item(), "scale": model.logit_scale.exp().item()}
-                row = {name: round(value, 4) for name, value in row.items()}
-                curve.write(json.dumps({"step": step + 1} | row) + "\n")
-                curve.flush()
-                bar.update(task, loss=f"loss {row['loss']:.3f}, found {row['found']:.2f}")
-            bar.advance(task)
-            if time.monotonic() - saved_at > 120:
-                save(step + 1)
-                saved_at = time.monotonic()
-            over = budget_minutes is not None and time.monotonic() - began > budget_minutes * 60
-            if over and step + 1 < steps:
-                save(step + 1)
-                return False
-    save(steps)
+    if seconds is None:
+        return False
     facts = {
         "command": f"python -m evals clip-world train --samples {config.samples} --seed {config.seed}",
         "training": asdict(config),
         "threads": torch.get_num_threads(),
-        "wall_seconds": round(spent + time.monotonic() - began),
+        "wall_seconds": round(seconds),
     }
     export(model, output, facts)
     return True

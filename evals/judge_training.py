@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from evals import training
 from evals.catalogue import ATTRIBUTES, WEIGHTS, WIDTH
 from evals.judge_data import BANDS, STATES, Batch, make_batch
 from evals.judges import WorldJudge
@@ -101,7 +100,6 @@ def train(
     Weights and card go to `output` at the end. A budget stops (and checkpoints) after so many minutes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / "checkpoint.pt"
     torch.manual_seed(config.seed)
     world = World()
     model = WorldJudge().to(memory_format=torch.channels_last)
@@ -111,71 +109,34 @@ def train(
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
     )
-    steps, first, spent = config.samples // config.batch_size, 0, 0.0
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(saved["model"])
-        decoders.load_state_dict(saved["decoders"])
-        optimizer.load_state_dict(saved["optimizer"])
-        first, spent = saved["step"], saved["seconds"]
-    else:
+    steps = config.samples // config.batch_size
+    if not (folder / training.CHECKPOINT).exists():
         sample = make_batch(_scenes(world, 0, 256), torch.Generator().manual_seed(config.seed)).bands
         decoders.band_mean.copy_(sample.mean(0))
         decoders.band_std.copy_(sample.std(0))
-
-    began = saved_at = time.monotonic()
-
-    def save(step: int) -> None:
-        state = {
-            "model": model.state_dict(),
-            "decoders": decoders.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "step": step,
-            "seconds": spent + time.monotonic() - began,
-        }
-        torch.save(state, folder / "checkpoint.tmp")
-        os.replace(folder / "checkpoint.tmp", checkpoint)
-
     model.train()
-    bar = Progress(
-        TextColumn("judge"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[loss]}"),
-    )
-    with bar, (folder / "loss.jsonl").open("a") as curve:
-        task = bar.add_task("judge", total=steps, completed=first, loss="")
-        for step in range(first, steps):
-            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-            batch = make_batch(_scenes(world, step * config.batch_size, config.batch_size), generator)
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * _rate(step, steps, config)
-            losses = _losses(model, decoders, batch)
-            total = torch.stack(list(losses.values())).sum()
-            optimizer.zero_grad(set_to_none=True)
-            total.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-            optimizer.step()
-            if step % 50 == 49:
-                row = {name: round(float(value.detach()), 4) for name, value in losses.items()}
-                curve.write(json.dumps({"step": step + 1, **row}) + "\n")
-                curve.flush()
-                bar.update(task, loss=f"{float(total.detach()):.3f}")
-            bar.advance(task)
-            if time.monotonic() - saved_at > 120:
-                save(step + 1)
-                saved_at = time.monotonic()
-            over = budget_minutes is not None and time.monotonic() - began > budget_minutes * 60
-            if over and step + 1 < steps:
-                save(step + 1)
-                return False
-    save(steps)
+
+    def update(step: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        batch = make_batch(_scenes(world, step * config.batch_size, config.batch_size), generator)
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * _rate(step, steps, config)
+        losses = _losses(model, decoders, batch)
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(losses.values())).sum().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+        return losses
+
+    parts: dict[str, training.Part] = {"model": model, "decoders": decoders, "optimizer": optimizer}
+    seconds = training.run("judge", folder, parts, steps, update, every=50, budget_minutes=budget_minutes)
+    if seconds is None:
+        return False
     facts = {
         "command": f"python -m evals judge train --samples {config.samples} --seed {config.seed}",
         "training": asdict(config),
         "threads": torch.get_num_threads(),
-        "wall_seconds": round(spent + time.monotonic() - began),
+        "wall_seconds": round(seconds),
     }
     export(model, output, facts)
     return True

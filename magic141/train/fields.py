@@ -120,5 +120,5 @@ def _run(
 
 
 def draw(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal noise of the shape of `like`."""
-    return torch.randn(like.shape, generator=generator, dtype=like.dtype)
+    """Standard normal noise of the shape of `like`, where that is; drawn on the CPU, so that devices agree."""
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)

@@ -40,7 +40,7 @@ def loss(
 ) -> dict[str, Tensor]:
     """Mean squares of `pruned - dense` and `pruned - (eps - x0)` at noised data x0 (B, 16, t, h, w), unknown frames."""
     t = asked(len(x0), recipe, generator).to(x0.device)
-    eps = draw(x0, generator).to(x0.device)
+    eps = draw(x0, generator)
     x_t = interpolate(x0, eps, t)
     with torch.no_grad():
         aim = dense(x_t, t)
@@ -66,7 +66,7 @@ def calibration(
         def flow(model: Magic141Transformer3DModel) -> Tensor:
             generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
             t = asked(len(batch.latents), recipe, generator).to(batch.latents.device)
-            eps = draw(batch.latents, generator).to(batch.latents.device)
+            eps = draw(batch.latents, generator)
             v = field(model, batch)(interpolate(batch.latents, eps, t), t)
             return (v - (eps - batch.latents))[:, :, batch.known :].square().mean()
 
