@@ -29,6 +29,9 @@ Initial = Annotated[
 Device = Annotated[str, typer.Option(help="cpu, or cuda: all but clip.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Unless given, the recipe's, which suits a CPU.")]
 Stored = Annotated[int, typer.Option(min=64, help="t2i, i2v: clips to encode once; thrice as many images.")]
+Rate = Annotated[
+    float, typer.Option(min=1e-3, help="Factor on the recipe's learning rates; below 1 to go on.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of weights, data order and noise.")]
 
 
@@ -54,6 +57,7 @@ def command_of(stage: str, minutes: float, most: int) -> Callable[..., None]:
         device: Device = "cpu",
         batch_size: BatchSize = None,
         stored: Stored = 12_000,
+        rate: Rate = 1.0,
     ) -> None:
         import torch
 
@@ -70,6 +74,7 @@ def command_of(stage: str, minutes: float, most: int) -> Callable[..., None]:
             device=_known_device(device),
             batch_size=batch_size,
             stored=stored,
+            rate=rate,
         )
         _finish(stage, recipes.STAGES[stage](run), run)
 

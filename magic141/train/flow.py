@@ -21,7 +21,8 @@ from magic141.transformer import Magic141Transformer3DModel
 
 DROPPED = 0.1
 OBJECT_WEIGHT = 6.0
-"""Extra weight of a token that objects cover whole."""
+"""Extra weight of a token that objects cover whole, early in training from scratch. Only there: it depends on x0, so
+the velocity of least cost puts objects into a token at seven times their odds, and sampling draws one object twice."""
 MIDDLE = 2
 """Block whose video tokens must tell where objects are, while training."""
 PLACE_WEIGHT = 0.3
@@ -63,9 +64,16 @@ class Denoiser(nn.Module):
         self.place = nn.Linear(width, CELLS**2)
 
     def forward(
-        self, batch: Batch, shift: float, condition_noise: float, generator: torch.Generator
+        self,
+        batch: Batch,
+        shift: float,
+        condition_noise: float,
+        generator: torch.Generator,
+        object_weight: float = 0.0,
     ) -> dict[str, Tensor]:
-        """Loss terms of one batch; `condition_noise` is the largest noise on the given frames."""
+        """Loss terms of one batch; `condition_noise` is the largest noise on the given frames, and `object_weight` the
+        extra weight of tokens that objects cover.
+        """
         x0 = batch.latents
         t = times(len(x0), shift, generator).to(x0.device)
         eps = torch.randn(x0.shape, generator=generator).to(x0.device)
@@ -86,7 +94,7 @@ class Denoiser(nn.Module):
         error = (output.sample.float() - (eps - x0)).square().mean(1)[:, batch.known :]
         token_cover = F.avg_pool2d(batch.cover, CELLS)
         cover = F.interpolate(token_cover, scale_factor=2, mode="nearest")[:, batch.known :]
-        weight = 1 + OBJECT_WEIGHT * cover
+        weight = 1 + object_weight * cover
         flow = (weight * error).sum() / weight.sum()
         cells = F.pixel_unshuffle(batch.cover.unsqueeze(2), CELLS).movedim(2, -1).flatten(2)
         place = spread(self.place(output.features[0]).float().view_as(cells), cells)

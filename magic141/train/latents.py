@@ -102,7 +102,7 @@ def open_set(folder: Path, spec: SetSpec, count: int, mode: Mode = "r") -> Laten
     arrays = {
         name: np.lib.format.open_memmap(where / f"{name}.npy", mode, dtype, shape)
         if mode == "w+"
-        else np.load(where / f"{name}.npy", mmap_mode=mode)
+        else np.load(where / f"{name}.npy", mmap_mode=mode)[:count]  # rows beyond may not be written yet
         for name, (shape, dtype) in shapes.items()
     }
     return LatentSet(spec, **arrays)

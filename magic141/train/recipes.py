@@ -35,7 +35,9 @@ CLIPS_STORED = 12_000
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What the command line asks of a stage. `batch_size`: None leaves the recipe's. `stored`: clips to encode."""
+    """What the command line asks of a stage. `batch_size`: None leaves the recipe's. `stored`: clips to encode.
+    `rate`: a factor on the recipe's learning rates.
+    """
 
     out: Path
     budget: float
@@ -45,6 +47,7 @@ class Run:
     device: str = "cpu"
     batch_size: int | None = None
     stored: int = CLIPS_STORED
+    rate: float = 1.0
 
     def settings(self, *, batch_size: int, lr: float, muon_lr: float, **others: Any) -> Settings:
         return Settings(
@@ -54,8 +57,8 @@ class Run:
             seed=self.seed,
             device=self.device,
             batch_size=self.batch_size or batch_size,
-            lr=lr,
-            muon_lr=muon_lr,
+            lr=self.rate * lr,
+            muon_lr=self.rate * muon_lr,
             **others,
         )
 

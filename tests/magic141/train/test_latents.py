@@ -51,6 +51,14 @@ def test_a_set_grows_and_keeps_its_rows(tmp_path, encoders):
     assert not (tmp_path / "growing").exists()
 
 
+def test_a_set_cut_short_serves_a_smaller_request_without_its_unwritten_rows(tmp_path, encoders):
+    whole = encode_set(tmp_path, SetSpec("clips", 2, 0), 5, *encoders, batch=2)
+    (tmp_path / "clips" / "done.json").write_text('{"rows": 4}')
+    served = encode_set(tmp_path, SetSpec("clips", 2, 0), 3, *encoders, batch=2)
+    assert len(served) == 3
+    np.testing.assert_array_equal(served.latents, whole.latents[:3])
+
+
 def test_coverage_keeps_the_area_of_objects():
     scenes = [WORLD.scene("train", row) for row in range(3)]
     mask = masks(scenes, 9)
