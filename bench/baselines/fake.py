@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import signal
 import time
@@ -12,6 +13,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from bench.baselines import fake_clock
 from bench.errors import SuiteError, UnsupportedError, nearest
 from bench.records import ExamRow, Score
 from bench.scorers import Scores
@@ -23,6 +25,8 @@ Script = Literal[
     "ok", "oom", "timeout", "unsupported", "weights-missing", "invalid", "crashed", "killed", "exit"
 ]
 METRICS = ("brightness", "noise")
+CLOCK_STEPS = 512
+"""Steps after which a scripted clock begins again."""
 
 
 @dataclass
@@ -59,7 +63,7 @@ class Fake:
         for _ in range(self.num_inference_steps):
             with stages(DENOISE):
                 self._script(DENOISE)
-                time.sleep(self.latency)
+                time.sleep(self._step_seconds())
         with stages(VAE_DECODE):
             self._script(VAE_DECODE)
             frames = np.stack([self._frames(request) for request in requests])
@@ -67,6 +71,9 @@ class Fake:
             frames[:] = np.nan
         del scratch
         return Output(to_uint8(frames))
+
+    def _step_seconds(self) -> float:
+        return self.latency
 
     def _frames(self, request: Request) -> np.ndarray:
         digest = hashlib.sha256(f"{request.prompt}\n{request.seed}".encode()).digest()
@@ -90,6 +97,40 @@ class Fake:
         if self.outcome == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(3600)
+
+
+@dataclass
+class Drifting(Fake):
+    """`Fake` with a machine around it: `clock`, one of `fake_clock.CLOCKS`, stretches its steps.
+
+    It is process number `process` on the machine of `clock_seed`. `slowdown` stretches all steps by a share, and each
+    generation holds on to `growth` bytes more.
+    """
+
+    clock: str = "jitter"
+    clock_seed: int = 0
+    process: int = 0
+    slowdown: float = 0.0
+    growth: int = 0
+
+    def __post_init__(self) -> None:
+        fake_clock.find(self.clock)
+
+    def seconds_per_clip(self) -> float:
+        return super().seconds_per_clip() * (1 + self.slowdown)
+
+    def load(self) -> None:
+        factors = fake_clock.factors(self.clock, self.clock_seed, self.process, CLOCK_STEPS)
+        self._factors = itertools.cycle((1 + self.slowdown) * factors)
+        self._leaked: list[np.ndarray] = []
+        super().load()
+
+    def generate(self, requests: Sequence[Request], stages: Stages) -> Output:
+        self._leaked.append(np.ones(self.growth, np.uint8))
+        return super().generate(requests, stages)
+
+    def _step_seconds(self) -> float:
+        return self.latency * float(next(self._factors))
 
 
 class FakeScorer:
