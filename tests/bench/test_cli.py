@@ -37,6 +37,7 @@ def test_the_command_line_is_frozen() -> None:
         "ls": ["--out"],
         "show": ["name", "--out", "--cell"],
         "diff": ["first", "second", "--out"],
+        "analytic": ["--json", "--markdown"],
         "schema": [],
     }
 
@@ -46,6 +47,7 @@ def test_the_command_line_is_frozen() -> None:
     [
         ["--help"],
         ["run", "--help"],
+        ["analytic", "--help"],
         ["schema"],
         ["ls"],
         ["run", "bench/suites/lab.yaml", "--dry-run"],
