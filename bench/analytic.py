@@ -100,7 +100,7 @@ def _peer(recipe: Recipe) -> Subject:
         transformer=lambda: _diffusers(recipe.transformer, _frozen(recipe.transformer_config)),
         vae=lambda: _diffusers(recipe.vae, _frozen(recipe.vae_config)),
         num_transformers=recipe.num_transformers,
-        tokens=flops.tokens(video, recipe.text_tokens, audio, recipe.timestep_per_token),
+        tokens=flops.tokens(video, recipe.text_tokens, audio, recipe.timesteps(video)),
         passes=passes,
         seconds=recipe.num_frames / recipe.fps,
         claimed=recipe.claimed,
@@ -136,13 +136,12 @@ def _ours() -> list[Subject]:
                 13e9,
             )
         )
-    video = LAB.video
-    _, t, h, w = video.latent_shape
-    side = LAB.transformer.patch_size
+    clip, side = LAB.video, LAB.transformer.patch_size
+    _, t, h, w = clip.latent_shape
     tokens = flops.tokens(t * (h // side) * (w // side), LAB_TOKENS)
     steps = LAB.sampler.num_inference_steps
-    setting = _setting(video.height, video.width, video.num_frames, steps, 2) + ", image to video"
-    return [*found, _own(LAB, setting, tokens, 2 * steps, video.num_frames / video.fps, None)]
+    setting = _setting(clip.height, clip.width, clip.num_frames, steps, 2) + ", image to video"
+    return [*found, _own(LAB, setting, tokens, 2 * steps, clip.num_frames / clip.fps, None)]
 
 
 def _own(

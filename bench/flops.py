@@ -14,7 +14,7 @@ from typing import Any, Literal
 from bench.baselines.recipes import Family
 
 Stream = Literal["video", "text", "joint", "audio", "timestep", "once"]
-"""`joint`: video and text tokens; `timestep`: once, or a video token where the model wants a time for each."""
+"""`joint`: video and text tokens; `timestep`: once for each time that a pass is told, such as one a video token."""
 
 LINEARS: dict[Family, tuple[tuple[str, Stream], ...]] = {
     "magic141": (
@@ -24,6 +24,8 @@ LINEARS: dict[Family, tuple[tuple[str, Stream], ...]] = {
         (r"x_embedder|\.video\.|proj_out", "video"),
     ),
     "hunyuan": (
+        (r"context_embedder.*(time|norm)", "once"),
+        (r"timestep_embedder|^(single_)?transformer_blocks\.\d+\.norm1?\.", "timestep"),
         ("time|norm", "once"),
         (r"context_embedder|\.add_|to_add_out|ff_context", "text"),
         ("single_transformer_blocks", "joint"),
@@ -91,14 +93,14 @@ class Flops:
         return self.linear + self.attention
 
 
-def tokens(video: int, text: int, audio: int = 0, timestep_per_token: bool = False) -> Mapping[Stream, int]:
+def tokens(video: int, text: int, audio: int = 0, timesteps: int = 1) -> Mapping[Stream, int]:
     """How many tokens each stream has."""
     return {
         "video": video,
         "text": text,
         "joint": video + text,
         "audio": audio,
-        "timestep": video if timestep_per_token else 1,
+        "timestep": timesteps,
         "once": 1,
     }
 

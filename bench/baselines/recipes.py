@@ -64,6 +64,12 @@ class Recipe:
         latents = ((num_frames - 1) // t + 1, height // h, width // w)
         return (latents[0] // self.patch[0]) * (latents[1] // self.patch[1]) * (latents[2] // self.patch[2])
 
+    def timesteps(self, video_tokens: int) -> int:
+        """How many times a pass is told: of every token, of the given frame and the others, or one for all."""
+        if self.timestep_per_token:
+            return video_tokens
+        return 2 if self.transformer_config.get("image_condition_type") == "token_replace" else 1
+
     def audio_tokens(self, num_frames: int) -> int:
         return round(num_frames / self.fps * self.audio_tokens_per_second)
 

@@ -52,12 +52,8 @@ def test_the_formula_agrees_with_the_counter(name: str) -> None:
     transformer.forward = watched
     peer.generate([Request(0, "a red circle on grey stripes", 1)], Stopwatch())
     total, text = seen[0]
-    streams = flops.tokens(
-        recipe.video_tokens(*peer.size),
-        text,
-        recipe.audio_tokens(peer.size[2]),
-        recipe.timestep_per_token,
-    )
+    video = recipe.video_tokens(*peer.size)
+    streams = flops.tokens(video, text, recipe.audio_tokens(peer.size[2]), recipe.timesteps(video))
     assert flops.count(transformer, recipe.family, streams).total == pytest.approx(total, rel=0.02)
 
 
@@ -104,6 +100,12 @@ def test_our_13b_costs_what_the_design_says() -> None:
     assert large.floor_seconds["H100 SXM, 790 reached"] == pytest.approx(19.4, rel=0.005)
     assert compressed.clip_flops == pytest.approx(0.67e15, rel=0.01)
     assert lab.video_tokens == 9 * 4 * 4
+
+
+def test_the_lab_has_the_tokens_that_its_conditions_have() -> None:
+    from magic141.conditioning import IMAGE_TOKENS, TEXT_LENGTH
+
+    assert analytic.LAB_TOKENS == TEXT_LENGTH + IMAGE_TOKENS
 
 
 @pytest.fixture
