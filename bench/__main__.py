@@ -1,4 +1,4 @@
-"""`python -m bench`: run a suite, look at runs, compare them."""
+"""`python -m bench`: run a suite, look at runs, compare them; count what systems must cost."""
 
 from __future__ import annotations
 
@@ -140,6 +140,30 @@ def gate_power(
         from bench import gate_power_command
 
         gate_power_command.run(gates, seed, methods, json_file, console)
+
+
+@app.command()
+def analytic(
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the rows as JSON.")
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", help="Write docs/systems.md.")
+    ] = None,
+) -> None:
+    """Say what known systems must cost: parameters, FLOPs, and the floor on named devices. Runs no model."""
+    with typed_errors():
+        from bench import analytic as arithmetic
+        from bench import tables
+        from bench.records import write_atomically
+
+        rows = arithmetic.rows()
+        if json_file is not None:
+            text = json.dumps([row.model_dump(mode="json") for row in rows], indent=1, ensure_ascii=False)
+            write_atomically(json_file, text + "\n")
+        if markdown is not None:
+            write_atomically(markdown, arithmetic.markdown(rows))
+        console.print(tables.analytic(rows))
 
 
 @app.command()

@@ -30,6 +30,8 @@ END_TO_END = "end to end"
 Kind = Literal["cell", "analytic", "exam", "gate"]
 Outcome = Literal["ok", "oom", "timeout", "unsupported", "weights-missing", "invalid", "crashed"]
 Knob = bool | int | float | str | None
+RANDOM_WEIGHTS = "random-weights"
+"""The flag of a cell whose weights were never trained: its latency and memory hold, and it has no scores."""
 NOT_MEASURABLE: Literal["not measurable"] = "not measurable"
 Bytes = Annotated[int, Field(gt=0)] | Literal["not measurable"]
 """A byte count, or the words `not measurable`. Never 0: a zero measurement is a failed one."""
@@ -128,6 +130,28 @@ class ExamRow(Frozen):
     verdict: Literal["sees", "moves", "blind", "fooled"]
 
 
+class AnalyticRow(Frozen):
+    """What one system must cost for one clip, by arithmetic alone: a line of an analytic record's samples."""
+
+    system: str
+    setting: str = Field(description="size of the clip, steps, passes a step")
+    parameters: int = Field(gt=0, description="of all denoisers, counted on the meta device")
+    vae_parameters: int = Field(gt=0)
+    parameter_bytes: int = Field(gt=0, description="denoisers and VAE in bf16; no text encoder")
+    claimed: str = Field(description="size in the publication's words")
+    deviation_from_claim: float | None = Field(description="of one denoiser, as a fraction")
+    deviation_from_checkpoint: float | None = Field(description="from the published checkpoint's own count")
+    video_tokens: int = Field(gt=0)
+    other_tokens: int = Field(ge=0, description="of text, image conditions and sound")
+    pass_flops: float = Field(gt=0, description="one forward pass of one clip")
+    attention_share: float = Field(ge=0, le=1)
+    passes: int = Field(gt=0, description="forward passes a clip, guidance included")
+    clip_flops: float = Field(gt=0)
+    clip_seconds: float = Field(gt=0, description="seconds of video")
+    floor_seconds: dict[str, float] = Field(description="roofline of the denoising of a clip, by device")
+    source: str
+
+
 class Prompts(Frozen):
     """Which prompts a cell asks: a world split and count, or a list; `sha256` covers the texts."""
 
@@ -140,7 +164,10 @@ class Record(Frozen):
     """One line of records.jsonl. A failed cell is a row too: `outcome`, `message`, `stage_reached` tell."""
 
     schema_version: Literal[1] = 1
-    kind: Kind = Field("cell", description="exam: its samples are `ExamRow`s, and nothing is timed")
+    kind: Kind = Field(
+        "cell",
+        description="exam, analytic: their samples are `ExamRow`s, `AnalyticRow`s, and nothing is timed",
+    )
     cell: str = Field(description="hash of the question: system, knobs, weights, prompts, seeds, protocols")
     fingerprint: str = Field(description="hash of the answer's environment")
     suite: str

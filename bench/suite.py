@@ -22,13 +22,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from bench import systems
 from bench.errors import SuiteError, nearest
-from bench.records import Knob, Prompts, digest
+from bench.records import RANDOM_WEIGHTS, Knob, Prompts, digest
 from bench.scorers import Examinable, Scorer
 from bench.systems import Request
 from magic141.errors import WeightsMissing
 
 EXAM = "exam of the scores"
-"""What tables call it, where cells have the name of a system."""
+ANALYTIC = "cost by arithmetic"
+"""What tables call them, where cells have the name of a system."""
 SEED_STRIDE = 1_000_000
 """Request seed = suite seed * SEED_STRIDE + prompt index: every prompt gets noise of its own."""
 
@@ -155,6 +156,7 @@ class Suite(Strict):
     exam: int | None = Field(
         None, ge=8, description="truth clips on which the scores themselves are examined; by default no exam"
     )
+    analytic: bool = Field(False, description="whether the report says what every known system must cost")
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -190,17 +192,19 @@ class Suite(Strict):
                         f"{cell.label} asks the same question as {cells[cell.id].label}; drop one"
                     )
                 cells[cell.id] = cell
-        return [*cells.values(), *([Cell.make_exam(self.exam, self)] if self.exam else [])]
+        exam = [Cell.make_exam(self.exam, self)] if self.exam else []
+        return [*cells.values(), *exam, *([Cell.make_analytic()] if self.analytic else [])]
 
 
 class Cell(Strict):
     """One question: a system at one setting of its knobs, the prompts, the seeds, the protocol.
 
-    The exam of the scores is a cell too: its adapter is the scorer, its prompts the scenes that it harms.
+    The exam of the scores is a cell too: its adapter is the scorer, its prompts the scenes that it harms. So is the
+    analytic table, which has no prompts.
     """
 
     id: str
-    kind: Literal["cell", "exam"] = "cell"
+    kind: Literal["cell", "exam", "analytic"] = "cell"
     system: str
     adapter: str
     role: Literal["system", "reference"]
@@ -212,6 +216,9 @@ class Cell(Strict):
     prompts: Prompts
     seeds: list[int]
     predicted_seconds: float
+    flags: tuple[str, ...] = Field(
+        (), description="what the system says of itself; every record carries them"
+    )
 
     @property
     def batch_size(self) -> int:
@@ -248,6 +255,7 @@ class Cell(Strict):
             "protocol": suite.protocol,
             "scores": protocols,
         }
+        flags: tuple[str, ...] = getattr(system, "flags", ())
         timed = (1 + suite.warmup + suite.repeats + 1) * batch_size
         return cls(
             id=digest(question),
@@ -261,7 +269,9 @@ class Cell(Strict):
             protocols=protocols,
             prompts=prompts,
             seeds=suite.seeds,
-            predicted_seconds=system.seconds_per_clip() * (clips + timed),
+            predicted_seconds=system.seconds_per_clip()
+            * (timed if RANDOM_WEIGHTS in flags else clips + timed),
+            flags=flags,
         )
 
     @classmethod
@@ -290,6 +300,27 @@ class Cell(Strict):
             prompts=Prompts(source="truth clips of the scorer", count=clips, sha256=digest(question, 64)),
             seeds=[0],
             predicted_seconds=scorer.exam_seconds(clips),
+        )
+
+    @classmethod
+    def make_analytic(cls) -> Self:
+        from bench import analytic
+
+        question = {"analytic": analytic.question()}
+        return cls(
+            id=digest(question),
+            kind="analytic",
+            system=ANALYTIC,
+            adapter="bench.analytic:rows",
+            role="reference",
+            knobs={},
+            shown=(),
+            weights_sha256=None,
+            weights_missing=None,
+            protocols={},
+            prompts=Prompts(source="none", count=1, sha256=digest(question, 64)),
+            seeds=[0],
+            predicted_seconds=analytic.SECONDS,
         )
 
 

@@ -25,6 +25,9 @@ records say what it meant. A complete one:
                 ...
             return Output(frames)                 # uint8, (N, T, H, W, 3)
 
+It may have `flags`, a tuple of words that every one of its records then carries: with `random-weights` its cells are
+timed and never scored.
+
 Name it in a suite as `adapter: mypackage.mymodule:Adapter`. Raise `bench.errors.UnsupportedError` for a
 question that it cannot answer and `magic141.errors.WeightsMissing` where weights are not found: each is an
 outcome of its own.

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from bench.compare import Difference
-from bench.records import END_TO_END, NOT_MEASURABLE, Budget, Bytes, Manifest, Record, Score
+from bench.records import END_TO_END, NOT_MEASURABLE, AnalyticRow, Budget, Bytes, Manifest, Record, Score
 from bench.suite import Cell
 
 METRICS_A_TABLE = 5
@@ -79,6 +79,18 @@ def rows(records: Sequence[Record]) -> Group:
     failed = [record for record in records if record.outcome != "ok"]
     reasons = (f"{r.cell[:SHOWN_ID]} {r.outcome} at {r.stage_reached}: {r.message}" for r in failed)
     return Group(*parts, *(Text(reason) for reason in reasons))
+
+
+def analytic(found: Sequence[AnalyticRow]) -> Group:
+    """What systems must cost: sizes and arithmetic, then the floor on every device."""
+    cost = Table("system", "clip", "parameters", "tokens", "PFLOP a pass", "passes", "PFLOP a clip")
+    floors = Table("seconds a clip, at least", "clip", *found[0].floor_seconds)
+    for row in found:
+        tokens = f"{row.video_tokens:,} + {row.other_tokens:,}"
+        arithmetic = f"{row.pass_flops / 1e15:.3g}", str(row.passes), f"{row.clip_flops / 1e15:.3g}"
+        cost.add_row(row.system, row.setting, f"{row.parameters / 1e9:.2f} B", tokens, *arithmetic)
+        floors.add_row(row.system, row.setting, *(f"{value:.3g}" for value in row.floor_seconds.values()))
+    return Group(cost, floors)
 
 
 def label(record: Record, records: Sequence[Record]) -> str:

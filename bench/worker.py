@@ -25,6 +25,7 @@ from bench.errors import InvalidOutputError, UnsupportedError
 from bench.isolation import Announcer
 from bench.records import (
     END_TO_END,
+    RANDOM_WEIGHTS,
     Clip,
     ColdStart,
     FirstClip,
@@ -69,6 +70,7 @@ class Job:
             prompts=self.cell.prompts,
             seeds=tuple(self.cell.seeds),
             command=self.command,
+            flags=(*self.cell.flags, *fields.pop("flags", ())),
             **fields,
         )
 
@@ -93,7 +95,7 @@ def run_cell(job: Job, announcer: Announcer) -> None:
         return job.record(started=started, seconds=time.perf_counter() - clock, **found, **ending)
 
     try:
-        (_exam if job.cell.kind == "exam" else _passes)(job, phase, found)
+        {"cell": _passes, "exam": _exam, "analytic": _analytic}[job.cell.kind](job, phase, found)
         answer = record(outcome="ok")
     except Exception as error:
         traceback.print_exc()
@@ -169,6 +171,8 @@ def _passes(job: Job, phase: _Phase, found: dict[str, Any]) -> None:
     found["memory"] = measure.memory(
         lambda stages: _generate(system, _batch(requests, cell, 0), stages), baseline
     )
+    if RANDOM_WEIGHTS in cell.flags:
+        return  # a score of noise would be taken for the system's
     phase.enter("quality")
     output = _quality(job, system, requests, phase)
     phase.enter("score")
@@ -183,6 +187,13 @@ def _exam(job: Job, phase: _Phase, found: dict[str, Any]) -> None:
     scorer: Examinable = systems.find(job.suite.scorer, "scorer")
     _set_threads(scorer, job.threads)
     rows = [row.model_dump(mode="json") for row in scorer.exam(job.cell.prompts.count)]
+    found["samples"] = write_samples(job.work, job.cell.id, rows)
+
+
+def _analytic(job: Job, phase: _Phase, found: dict[str, Any]) -> None:
+    """Systems are counted instead of run."""
+    phase.enter("analytic")
+    rows = [row.model_dump(mode="json") for row in systems.find(job.cell.adapter)()]
     found["samples"] = write_samples(job.work, job.cell.id, rows)
 
 

@@ -114,13 +114,14 @@ class Magic141Pipeline(DiffusionPipeline):
         output_type: str = "np",
         return_dict: bool = True,
         callback_on_step_end: StepCallback | None = None,
+        direct: bool = False,
     ) -> Magic141PipelineOutput | tuple[Any]:
         """Generate one clip for each of B prompts.
 
         Args:
             prompt: what the clips show, in the words that the text encoder was trained on.
             image: the first frame, one for all prompts or one for each (see `magic141.images.as_pixels`). Without
-                it the pipeline draws one first, with the same number of steps.
+                it the pipeline draws one first, with the same number of steps, unless `direct`.
             negative_prompt: what guidance moves away from; the empty prompt unless given.
             num_frames: 4k+1. One frame is text to image alone.
             height, width: pixels, multiples of 16; by default the size that the image encoder was trained on.
@@ -133,6 +134,7 @@ class Magic141Pipeline(DiffusionPipeline):
             latents: the initial noise of the video (B, 16, t, h, w), instead of drawing it.
             output_type: "np", "pt", "pil" or "latent".
             callback_on_step_end: called after each step of image to video as diffusers does; may replace `latents`.
+            direct: text to video in one go, without a first frame: what the factorisation is compared with.
 
         Raises:
             InputError: an argument is out of range; nothing has been computed then.
@@ -152,13 +154,15 @@ class Magic141Pipeline(DiffusionPipeline):
             raise InputError(f"latents have shape {tuple(latents.shape)} and must have {shape}")
         if image is not None and num_frames == 1:
             raise InputError("num_frames=1 with an image leaves nothing to generate: ask for 5 or more")
+        if direct and image is not None:
+            raise InputError("direct=True starts from no image: leave out one of the two")
         pixels = None if image is None else as_pixels(image, len(prompts), height, width)
 
         self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device, shift=shift)
         with self.stage_hook(stages.TEXT_ENCODE):
             texts = self._encode_texts(prompts, negatives if {guidance_scale, image_guidance} != {1} else [])
 
-        if pixels is None:
+        if pixels is None and not direct:
             with self.stage_hook(stages.IMAGE):
                 one = (*shape[:2], 1, *shape[3:])
                 noise = self._noise(one, generator, latents if num_frames == 1 else None)
@@ -166,7 +170,11 @@ class Magic141Pipeline(DiffusionPipeline):
                 if num_frames > 1:
                     pixels = self._decode(image_latent)[:, :, 0].clamp(-1, 1)
 
-        if pixels is None:
+        if direct:
+            noise = self._noise(shape, generator, latents)
+            condition = Condition(*texts, guidance_scale)
+            latents = self.denoise(noise, condition, generator, self.stage_hook, callback_on_step_end)
+        elif pixels is None:
             latents = image_latent
         else:
             with self.stage_hook(stages.IMAGE_ENCODE):

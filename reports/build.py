@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from bench.records import write_atomically
-from reports import clips, exam, plots, table, text
+from reports import analytic, clips, exam, plots, table, text
 from reports.caveats import caveats
 from reports.load import ReportError, Run, load
 from reports.metrics import Metric, metrics
@@ -54,11 +54,13 @@ def _page(runs: Sequence[Run]) -> str:
     main = next((metric for metric in found if metric.systems), None)
     wanted, problems = clips.strips(cells)
     examined, exam_problems = exam.exams(runs)
-    problems += exam_problems
+    counted, analytic_problems = analytic.tables(runs)
+    problems += exam_problems + analytic_problems
     context = {
         "runs": runs,
         "cells": cells,
         "exams": examined,
+        "analytics": counted,
         "other": [(run, record) for run in runs for record in run.records if record.kind != "cell"],
         "done": sum(row.record is not None for row in cells),
         "failed": [row for row in cells if row.record and not row.ok],
@@ -132,6 +134,7 @@ def _environment() -> Environment:
         OPEN_PLOTS=OPEN_PLOTS,
         passes=plots.passes,
         exam_hover=exam.hover,
+        analytic_hover=analytic.hover,
         css=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
         script=Markup((_HERE / "script.js").read_text(encoding="utf-8")),
         pretty=lambda value: json.dumps(value, indent=1, ensure_ascii=False, default=str),

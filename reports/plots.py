@@ -62,6 +62,8 @@ def stages(rows: Sequence[Row], name: str) -> str | None:
             )  # fmt: skip
             for row, bar, width in zip(timed, bars, widths, strict=True):
                 bar.set_gid(f"bar-{index}-{row.key}")
+                if row.untrained:
+                    bar.set_hatch("////")
                 hovers[f"bar-{index}-{row.key}"] = (
                     f"{row.label}, {stage}: {text.seconds(width)}" if width else stage
                 )

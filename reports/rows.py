@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.records import END_TO_END, Knob, PlannedCell, Record, Timing
+from bench.records import END_TO_END, RANDOM_WEIGHTS, Knob, PlannedCell, Record, Timing
 from reports.load import Run
 
 NO_ANCHOR = r"[^\w-]"
@@ -33,6 +33,11 @@ class Row:
     @property
     def ok(self) -> bool:
         return self.record is not None and self.record.outcome == "ok"
+
+    @property
+    def untrained(self) -> bool:
+        """Whether its weights are random: then it has costs and no quality, and its label says so."""
+        return self.record is not None and RANDOM_WEIGHTS in self.record.flags
 
     @property
     def reference(self) -> bool:
@@ -88,12 +93,13 @@ def _system_rows(
     made = []
     for cell in cells:
         record = cell if isinstance(cell, Record) else None
+        random = " (random weights)" if record and RANDOM_WEIGHTS in record.flags else ""
         made.append(
             Row(
                 key=f"cell-{index}-{re.sub(NO_ANCHOR, '_', cell.cell)}",
                 run=run,
-                label=_name(system, cell.knobs, naming) + where,
-                series=_name(system, cell.knobs, splitting) + where,
+                label=_name(system, cell.knobs, naming) + random + where,
+                series=_name(system, cell.knobs, splitting) + random + where,
                 system=system,
                 knobs=cell.knobs,
                 record=record,

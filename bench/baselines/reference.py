@@ -14,6 +14,7 @@ from bench.errors import UnsupportedError
 from bench.systems import Output, Request, Stages
 from magic141.data.factors import FRAME_SIZE
 from magic141.data.world import Scene
+from magic141.errors import InputError
 
 RENDER = "render"
 
@@ -58,6 +59,24 @@ class Static(Truth):
         from magic141.data.render import render
 
         return render(_scenes(requests), 1).expand(-1, self.num_frames, -1, -1, -1).numpy()
+
+
+@dataclass
+class LastFrame(Truth):
+    """The true clip up to frame `known_frames`, which then stands: what a continuation is worth that does not move."""
+
+    known_frames: int = 5
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.known_frames < self.num_frames:
+            raise InputError(f"known_frames={self.known_frames} must lie in 1 to {self.num_frames - 1}")
+
+    def _frames(self, requests: Sequence[Request]) -> np.ndarray:
+        from magic141.data.render import render
+
+        known = render(_scenes(requests), self.known_frames)
+        still = known[:, -1:].expand(-1, self.num_frames - self.known_frames, -1, -1, -1)
+        return np.concatenate([known.numpy(), still.numpy()], axis=1)
 
 
 @dataclass

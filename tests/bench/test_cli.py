@@ -38,6 +38,7 @@ def test_the_command_line_is_frozen() -> None:
         "show": ["name", "--out", "--cell"],
         "diff": ["first", "second", "--out"],
         "gate-power": ["--gates", "--seed", "--methods", "--json"],
+        "analytic": ["--json", "--markdown"],
         "schema": [],
     }
 
@@ -47,6 +48,7 @@ def test_the_command_line_is_frozen() -> None:
     [
         ["--help"],
         ["run", "--help"],
+        ["analytic", "--help"],
         ["schema"],
         ["ls"],
         ["run", "bench/suites/lab.yaml", "--dry-run"],

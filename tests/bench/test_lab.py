@@ -9,7 +9,7 @@ from bench.errors import SuiteError, UnsupportedError
 from bench.measure import Stopwatch
 from bench.suite import PromptSpec, parse
 from bench.systems import Request, check_output
-from magic141.errors import WeightsMissing
+from magic141.errors import InputError, WeightsMissing
 
 SCENES = PromptSpec(split="test", count=2).scenes()
 REQUESTS = [Request(index, prompt, index, scene) for index, (prompt, scene) in enumerate(SCENES)]
@@ -59,6 +59,20 @@ def test_text_to_video_passes_all_stages(untrained: Path) -> None:
     }
     alone = lab.generate(REQUESTS[1:], Stopwatch()).frames[0]
     assert np.abs(alone.astype(int) - output.frames[1]).max() <= 1  # a clip does not depend on its batch
+
+
+def test_text_to_video_direct_draws_no_picture(untrained: Path) -> None:
+    lab = Lab(task="text to video direct", num_inference_steps=2, num_frames=5, precision="fp32")
+    lab.load()
+    stopwatch = Stopwatch()
+    output = lab.generate(REQUESTS, stopwatch)
+    check_output(output, 2)
+    assert output.frames.shape == (2, 5, 64, 64, 3)
+    assert output.first_frames is None
+    counts = {name: len(values) for name, values in stopwatch.samples.items()}
+    assert counts == {"text encode": 1, "denoise": 2, "vae decode": 1}
+    with pytest.raises(InputError, match="starts from no image"):
+        lab._pipeline(prompt="a red circle", image=np.zeros((64, 64, 3), np.uint8), direct=True)
 
 
 def test_image_to_video_starts_from_the_true_frame(untrained: Path) -> None:

@@ -1,0 +1,356 @@
+"""Published text-to-video systems as facts: configuration, sampling recipe, size, and where each is written.
+
+Plain data, no torch. Class names are diffusers'; configurations name what differs from the class's own defaults,
+which are those of the first checkpoint of each family. A recipe that several sources tell differently follows the
+hub's card of the diffusers weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Family = Literal["magic141", "hunyuan", "wan", "ltx", "ltx2", "cogvideox"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One system. Sizes are those of one clip; `compression` is (time, height, width) of the VAE and `patch` of the
+    transformer in latents. `passes_per_step` counts forward passes of one clip, guidance included.
+
+    `claimed` is the publication's own words for its size. `checkpoint_parameters` is the count in the headers of the
+    published safetensors where it is known, and then `parameters_source` says from where.
+    """
+
+    name: str
+    family: Family
+    pipeline: str
+    transformer: str
+    vae: str
+    scheduler: str
+    hub: str
+    transformer_config: Mapping[str, Any] = field(default_factory=dict)
+    vae_config: Mapping[str, Any] = field(default_factory=dict)
+    scheduler_config: Mapping[str, Any] = field(default_factory=dict)
+    pipeline_config: Mapping[str, Any] = field(default_factory=dict)
+    num_transformers: int = 1
+    image_to_video: bool = False
+    num_inference_steps: int
+    guidance_scale: float
+    passes_per_step: int
+    height: int
+    width: int
+    num_frames: int
+    fps: int
+    compression: tuple[int, int, int]
+    patch: tuple[int, int, int]
+    text_encoder: str
+    text_tokens: int
+    text_width: int
+    call: Mapping[str, Any] = field(default_factory=dict)
+    timestep_per_token: bool = False
+    audio_tokens_per_second: float = 0.0
+    prompt_template: str = ""
+    claimed: str
+    claimed_parameters: float
+    checkpoint_parameters: int | None = None
+    parameters_source: str
+    citation: str
+
+    def video_tokens(self, height: int, width: int, num_frames: int) -> int:
+        """Tokens of one clip. Sides that are no multiple are cut, as the pipelines do."""
+        t, h, w = self.compression
+        latents = ((num_frames - 1) // t + 1, height // h, width // w)
+        return (latents[0] // self.patch[0]) * (latents[1] // self.patch[1]) * (latents[2] // self.patch[2])
+
+    def timesteps(self, video_tokens: int) -> int:
+        """How many times a pass is told: of every token, of the given frame and the others, or one for all."""
+        if self.timestep_per_token:
+            return video_tokens
+        return 2 if self.transformer_config.get("image_condition_type") == "token_replace" else 1
+
+    def audio_tokens(self, num_frames: int) -> int:
+        return round(num_frames / self.fps * self.audio_tokens_per_second)
+
+
+_HUNYUAN: dict[str, Any] = {
+    "family": "hunyuan",
+    "transformer": "HunyuanVideoTransformer3DModel",
+    "vae": "AutoencoderKLHunyuanVideo",
+    "scheduler": "FlowMatchEulerDiscreteScheduler",
+    "scheduler_config": {"shift": 7.0},
+    "num_inference_steps": 50,
+    "guidance_scale": 6.0,
+    "passes_per_step": 1,  # the scale is embedded: guidance is distilled
+    "height": 720,
+    "width": 1280,
+    "num_frames": 129,
+    "fps": 24,
+    "compression": (4, 8, 8),
+    "patch": (1, 2, 2),
+    "text_width": 4096,
+    "claimed": "over 13 billion parameters",
+    "claimed_parameters": 13e9,
+    "checkpoint_parameters": 12_821_012_544,
+    "parameters_source": "safetensors headers of the hub's checkpoint, as its users report them",
+    "prompt_template": "the pipeline's: a system prompt asks Llama for a description in five aspects",
+}
+_WAN: dict[str, Any] = {
+    "family": "wan",
+    "pipeline": "WanPipeline",
+    "transformer": "WanTransformer3DModel",
+    "vae": "AutoencoderKLWan",
+    "scheduler": "UniPCMultistepScheduler",
+    "passes_per_step": 2,
+    "compression": (4, 8, 8),
+    "patch": (1, 2, 2),
+    "text_encoder": "umT5-XXL",
+    "text_tokens": 512,
+    "text_width": 4096,
+}
+_WAN_SCHEDULER = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "num_train_timesteps": 1000}
+_COGVIDEOX: dict[str, Any] = {
+    "family": "cogvideox",
+    "pipeline": "CogVideoXPipeline",
+    "transformer": "CogVideoXTransformer3DModel",
+    "vae": "AutoencoderKLCogVideoX",
+    "num_inference_steps": 50,
+    "guidance_scale": 6.0,
+    "passes_per_step": 2,
+    "height": 480,
+    "width": 720,
+    "num_frames": 49,
+    "fps": 8,
+    "compression": (4, 8, 8),
+    "patch": (1, 2, 2),
+    "text_encoder": "T5 v1.1 XXL",
+    "text_tokens": 226,
+    "text_width": 4096,
+    "citation": "arXiv 2408.06072; recipe: the model card; configuration: diffusers' conversion script",
+}
+_COGVIDEOX_SCHEDULER = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+}
+
+_ALL = (
+    Recipe(
+        **_HUNYUAN,
+        name="hunyuanvideo",
+        pipeline="HunyuanVideoPipeline",
+        hub="hunyuanvideo-community/HunyuanVideo",
+        text_encoder="Llama 3 8B (LLaVA), CLIP-L pooled",
+        text_tokens=256,
+        citation="arXiv 2412.03603; recipe and configuration: defaults of diffusers' pipeline and transformer",
+    ),
+    Recipe(
+        **_HUNYUAN,
+        name="hunyuanvideo-i2v",
+        pipeline="HunyuanVideoImageToVideoPipeline",
+        hub="hunyuanvideo-community/HunyuanVideo-I2V",
+        transformer_config={"image_condition_type": "token_replace"},
+        image_to_video=True,
+        text_encoder="LLaVA (Llama 3 8B), CLIP-L pooled",
+        text_tokens=400,  # 256 of text, and every fourth of 576 of the image
+        citation="arXiv 2412.03603; recipe: example of diffusers' image-to-video pipeline",
+    ),
+    Recipe(
+        **_WAN,
+        name="wan-2.1-1.3b",
+        hub="Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+        transformer_config={"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
+        scheduler_config={**_WAN_SCHEDULER, "flow_shift": 8.0},
+        num_inference_steps=50,
+        guidance_scale=6.0,
+        height=480,
+        width=832,
+        num_frames=81,
+        fps=16,
+        claimed="1.3B",
+        claimed_parameters=1.3e9,
+        checkpoint_parameters=1_418_996_800,
+        parameters_source="safetensors headers of the hub's checkpoint, as its users report them",
+        citation="arXiv 2503.20314; recipe: README of Wan-Video/Wan2.1 (guidance 6, shift 8 for 1.3B)",
+    ),
+    Recipe(
+        **_WAN,
+        name="wan-2.1-14b",
+        hub="Wan-AI/Wan2.1-T2V-14B-Diffusers",
+        scheduler_config={**_WAN_SCHEDULER, "flow_shift": 5.0},
+        num_inference_steps=50,
+        guidance_scale=5.0,
+        height=720,
+        width=1280,
+        num_frames=81,
+        fps=16,
+        claimed="14B",
+        claimed_parameters=14e9,
+        checkpoint_parameters=14_288_491_584,
+        parameters_source="safetensors headers of the hub's checkpoint (57,153,966,336 bytes of float32)",
+        citation="arXiv 2503.20314; recipe: diffusers' pipeline (shift 5 at 720p), README of Wan-Video/Wan2.1",
+    ),
+    Recipe(
+        **_WAN,
+        name="wan-2.2-a14b",
+        hub="Wan-AI/Wan2.2-T2V-A14B-Diffusers",
+        num_transformers=2,
+        scheduler_config={**_WAN_SCHEDULER, "flow_shift": 12.0},
+        pipeline_config={"boundary_ratio": 0.875},
+        num_inference_steps=40,
+        guidance_scale=4.0,
+        call={"guidance_scale_2": 3.0},
+        height=720,
+        width=1280,
+        num_frames=81,
+        fps=16,
+        claimed="27B in two experts, 14B active a step",
+        claimed_parameters=14e9,
+        checkpoint_parameters=14_288_491_584,
+        parameters_source="safetensors headers of each expert (57,153,966,336 bytes of float32)",
+        citation="README of Wan-Video/Wan2.2; arXiv 2503.20314; recipe: the model card and Wan2.2's configuration",
+    ),
+    Recipe(
+        **_WAN
+        | {
+            "compression": (4, 16, 16),
+            "transformer_config": {
+                "num_attention_heads": 24,
+                "ffn_dim": 14336,
+                "num_layers": 30,
+                "in_channels": 48,
+                "out_channels": 48,
+            },
+        },
+        name="wan-2.2-ti2v-5b",
+        hub="Wan-AI/Wan2.2-TI2V-5B-Diffusers",
+        vae_config={
+            "base_dim": 160,
+            "decoder_base_dim": 256,
+            "z_dim": 48,
+            "in_channels": 12,
+            "out_channels": 12,
+            "patch_size": 2,
+            "is_residual": True,
+            "scale_factor_spatial": 16,
+            "latents_mean": (0.0,) * 48,  # statistics of trained latents: random weights have none
+            "latents_std": (1.0,) * 48,
+        },
+        scheduler_config={**_WAN_SCHEDULER, "flow_shift": 5.0},
+        pipeline_config={"expand_timesteps": True},
+        timestep_per_token=True,
+        num_inference_steps=50,
+        guidance_scale=5.0,
+        height=704,
+        width=1280,
+        num_frames=121,
+        fps=24,
+        claimed="5B",
+        claimed_parameters=5e9,
+        parameters_source="README of Wan-Video/Wan2.2",
+        citation="README of Wan-Video/Wan2.2 (16×16×4 VAE, 720p24); configuration: diffusers' conversion script",
+    ),
+    Recipe(
+        name="ltx-video-2b",
+        family="ltx",
+        pipeline="LTXPipeline",
+        transformer="LTXVideoTransformer3DModel",
+        vae="AutoencoderKLLTXVideo",
+        scheduler="FlowMatchEulerDiscreteScheduler",
+        scheduler_config={
+            "use_dynamic_shifting": True,
+            "base_shift": 0.95,
+            "max_shift": 2.05,
+            "base_image_seq_len": 1024,
+            "max_image_seq_len": 4096,
+            "shift_terminal": 0.1,
+        },
+        hub="Lightricks/LTX-Video",
+        num_inference_steps=50,
+        guidance_scale=3.0,
+        passes_per_step=2,
+        height=480,
+        width=704,
+        num_frames=161,
+        fps=24,
+        compression=(8, 32, 32),
+        patch=(1, 1, 1),
+        text_encoder="T5 v1.1 XXL",
+        text_tokens=128,
+        text_width=4096,
+        claimed="2B",
+        claimed_parameters=2e9,
+        parameters_source="the model's name; the published weights load strictly into this configuration",
+        citation="arXiv 2501.00103; recipe: example of diffusers' pipeline; configuration: its script for 0.9.0",
+    ),
+    Recipe(
+        name="ltx-2",
+        family="ltx2",
+        pipeline="LTX2Pipeline",
+        transformer="LTX2VideoTransformer3DModel",
+        vae="AutoencoderKLLTX2Video",
+        vae_config={
+            "decoder_causal": False,
+            "spatial_compression_ratio": 32,
+            "temporal_compression_ratio": 8,
+        },
+        scheduler="FlowMatchEulerDiscreteScheduler",
+        scheduler_config={
+            "use_dynamic_shifting": True,
+            "base_shift": 0.95,
+            "max_shift": 2.05,
+            "base_image_seq_len": 1024,
+            "max_image_seq_len": 4096,
+            "shift_terminal": 0.1,
+        },
+        hub="Lightricks/LTX-2",
+        num_inference_steps=30,
+        guidance_scale=3.0,
+        passes_per_step=4,  # with and without text, skipped attention, modalities apart: diffusers' defaults
+        height=512,
+        width=768,
+        num_frames=121,
+        fps=24,
+        compression=(8, 32, 32),
+        patch=(1, 1, 1),
+        text_encoder="Gemma 3 12B",
+        text_tokens=1024,
+        text_width=3840 * 49,
+        audio_tokens_per_second=25.0,
+        claimed="19B: 14B of video and 5B of audio",
+        claimed_parameters=19e9,
+        parameters_source="the paper",
+        citation="arXiv 2601.03233; recipe and configuration: defaults of diffusers' pipeline and transformer",
+    ),
+    Recipe(
+        **_COGVIDEOX,
+        name="cogvideox-2b",
+        hub="THUDM/CogVideoX-2b",
+        scheduler="CogVideoXDDIMScheduler",
+        scheduler_config={**_COGVIDEOX_SCHEDULER, "snr_shift_scale": 3.0},
+        claimed="2B",
+        claimed_parameters=2e9,
+        parameters_source="the model's name; the published weights load strictly into this configuration",
+    ),
+    Recipe(
+        **_COGVIDEOX,
+        name="cogvideox-5b",
+        hub="THUDM/CogVideoX-5b",
+        transformer_config={
+            "num_layers": 42,
+            "num_attention_heads": 48,
+            "use_rotary_positional_embeddings": True,
+        },
+        vae_config={"scaling_factor": 0.7},
+        scheduler="CogVideoXDPMScheduler",
+        scheduler_config={**_COGVIDEOX_SCHEDULER, "snr_shift_scale": 1.0},
+        claimed="5B",
+        claimed_parameters=5e9,
+        parameters_source="the model's name; the published weights load strictly into this configuration",
+    ),
+)
+RECIPES = {recipe.name: recipe for recipe in _ALL}
