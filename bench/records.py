@@ -63,7 +63,7 @@ class ColdStart(Frozen):
 
 
 class Memory(Frozen):
-    """Peaks in bytes over one warm generation."""
+    """Peaks in bytes over one warm generation; of a failed cell, those so far."""
 
     tensors: Bytes = Field(description="live tensor bytes, parameters included (CPU)")
     resident: Bytes = Field(description="anonymous resident set above the post-import baseline")
@@ -108,6 +108,7 @@ class Clip(Frozen):
     seed: int
     path: str
     role: Literal["fixed", "worst"] = "fixed"
+    sha256: str | None = Field(None, description="of the file")
 
 
 class Sidecar(Frozen):
@@ -243,6 +244,10 @@ class Manifest(Frozen):
     fingerprint: str
     environment: Environment
     plan: tuple[PlannedCell, ...]
+    shard: str | None = Field(
+        None, description="i/n where this run answers every n-th cell of what was asked"
+    )
+    asked: tuple[PlannedCell, ...] = Field((), description="of a shard: the cells of all shards")
     predicted: Budget
     measured: Budget | None = None
     first_clip: FirstClip | None = None
@@ -308,11 +313,23 @@ class Store:
         return True
 
     def append(self, record: Record) -> None:
-        """One write, then fsync: after a return the record survives a kill of this process or the machine."""
-        with self.path.open("ab") as file:
-            file.write(record.model_dump_json().encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """One write, then fsync: after a return the record survives a kill of this process or the machine.
+
+        Raises `RecordError` where the disk refuses (it is full); the store is then as it was.
+        """
+        line = record.model_dump_json().encode() + b"\n"
+        with self.path.open("ab", buffering=0) as file:  # a buffer would be written once more when it closes
+            end = file.tell()
+            try:
+                while line:
+                    line = line[file.write(line) :]
+                os.fsync(file.fileno())
+            except OSError as error:
+                os.truncate(self.path, end)
+                raise RecordError(
+                    f"{self.path} takes no more ({error.strerror}): its records are whole; free some space, then "
+                    f"--resume {self.path.parent} runs what is left"
+                ) from error
 
     def _parse(self, number: int, line: bytes) -> Record:
         try:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, model_validator
 
 from bench import systems
 from bench.errors import SuiteError, nearest
@@ -151,6 +151,10 @@ class Suite(Strict):
     repeats: int = Field(5, ge=1, description="timed generations of `batch_size` clips")
     clips: int = Field(12, ge=1, description="clips of the first prompts to store; the worst is stored too")
     time_limit: float = Field(300, gt=0, description="seconds a cell, all passes")
+    memory_limit: Annotated[ByteSize, Field(gt=0)] | None = Field(
+        None,
+        description="bytes, or such as 8GiB: what a cell may take above its imports (Linux); more is `oom`",
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads; by default all cores of the process")
     exam: int | None = Field(
         None, ge=8, description="truth clips on which the scores themselves are examined; by default no exam"
