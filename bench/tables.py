@@ -62,7 +62,7 @@ def rows(records: Sequence[Record]) -> Group:
         cost.add_row(
             record.cell[:SHOWN_ID],
             labels[record.cell],
-            record.outcome,
+            ", ".join([record.outcome, *record.flags]),
             seconds(whole.median / int(record.knobs.get("batch_size") or 1)) if whole else "",
             f"{factor.median:.2f}" if factor else "",
             _memory(record),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import errno
+import functools
 import gc
 import hashlib
 import math
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from bench import measure, systems
+from bench import energy, latency, measure, nvml, systems
 from bench.errors import InvalidOutputError, UnsupportedError
 from bench.isolation import Announcer, Ending, memory_limit
 from bench.records import (
@@ -195,16 +196,23 @@ def _passes(job: Job, phase: _Phase, found: dict[str, Any]) -> None:
     load = time.perf_counter() - clock
     requests = suite.requests()
 
-    first_stopwatch = phase.enter("first")
-    clock = time.perf_counter()
-    _generate(system, _batch(requests, cell, 0), first_stopwatch)
-    found["cold_start"] = ColdStart(load=load, first=time.perf_counter() - clock)
+    first = _timed(job, system, requests, phase, 0, "first")
+    found["cold_start"] = ColdStart(load=load, first=first.seconds)
     found["empty_region_seconds"] = measure.empty_region_seconds()
 
-    _latency(job, system, requests, phase, found)
+    timed = functools.partial(_timed, job, system, requests, phase)
+    times = latency.latency(timed, suite, job.threads, first)
+    found["cold_start"] = ColdStart(load=load, first=first.seconds, compile=times.compile)
+    found["stages"], found["real_time_factor"] = times.stages, times.real_time_factor
+    found["contamination"], found["flags"] = times.contamination, times.flags
+    found["warnings"] = times.warnings
     phase.enter("memory")
     found["memory"] = measure.memory(
         lambda stages: _generate(system, _batch(requests, cell, 0), phase.watch(stages)), baseline
+    )
+    quiet = phase.enter("energy")
+    found["energy_joules"] = energy.joules(
+        lambda: _generate(system, _batch(requests, cell, 0), quiet), nvml.open_device()
     )
     phase.enter("quality")
     output = _quality(job, system, requests, phase)
@@ -241,30 +249,20 @@ def _generate(system: System, requests: Sequence[Request], stages: measure.Stopw
     return output
 
 
-def _latency(job: Job, system: System, requests: list[Request], phase: _Phase, found: dict[str, Any]) -> None:
-    """Text in, file out, for `batch_size` clips, `repeats` times after `warmup`."""
-    for number in range(job.suite.warmup):
-        _timed(system, _batch(requests, job.cell, number), phase.enter("warm-up"))
-    stopwatch = phase.enter("latency")
-    factors = []
-    for number in range(job.suite.repeats):
-        gc.collect()
-        batch = _batch(requests, job.cell, number)
-        output = _timed(system, batch, stopwatch)
-        video_seconds = len(batch) * output.frames.shape[1] / system.fps
-        factors.append(stopwatch.samples[END_TO_END][-1] / video_seconds)
-    found["stages"] = {name: measure.timing(values) for name, values in stopwatch.samples.items()}
-    found["real_time_factor"] = measure.timing(factors)
-
-
-def _timed(system: System, batch: list[Request], stopwatch: measure.Stopwatch) -> Output:
+def _timed(
+    job: Job, system: System, requests: list[Request], phase: _Phase, number: int, name: str
+) -> latency.Sample:
+    """Text in, file out, for batch `number` of `batch_size` clips, in the pass `name`."""
+    stopwatch = phase.enter(name)
+    batch = _batch(requests, job.cell, number)
+    gc.collect()
     with tempfile.TemporaryDirectory() as folder, stopwatch(END_TO_END):
         output = system.generate(batch, stopwatch)
         with stopwatch(FILE_ENCODE):
             for place, frames in enumerate(output.frames):
                 write_video(Path(folder) / f"{place}.mp4", frames, system.fps)
     systems.check_output(output, len(batch))
-    return output
+    return latency.Sample(stopwatch.samples, len(batch) * output.frames.shape[1] / system.fps)
 
 
 def _quality(job: Job, system: System, requests: list[Request], phase: _Phase) -> Output:

@@ -48,6 +48,7 @@ prompts: {texts: [a red circle]}
 scorer: bench.baselines.fake:SCORER
 metrics: [brightness]
 repeats: 3
+extra_repeats: 0
 time_limit: 4
 memory_limit: 256MiB
 """

@@ -79,7 +79,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path, Pa
     folder = tmp_path_factory.mktemp("shards")
     suite = folder / "suite.yaml"
     suite.write_text(
-        "name: suite\nprompts: {texts: [a red circle, a blue square]}\nclips: 1\nrepeats: 3\n"
+        "name: suite\nprompts: {texts: [a red circle, a blue square]}\nclips: 1\nrepeats: 3\nextra_repeats: 0\n"
         f"scorer: bench.baselines.fake:SCORER\nmetrics: [brightness, noise]\nsystems:\n  {STEADY}\n"
     )
     whole = drive(suite, folder / "whole")
