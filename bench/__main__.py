@@ -152,6 +152,24 @@ def diff(first: RunName, second: RunName, out: Out = RESULTS) -> None:
 
 
 @app.command()
+def check(
+    adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="package.module:Class, your system.")],
+    knob: Annotated[
+        list[str] | None, typer.Option("--knob", metavar="NAME=VALUE", help="Of the system; may be repeated.")
+    ] = None,
+) -> None:
+    """Test a system against the contract of docs/your-system.md. Exits with code 1 where it is broken."""
+    with typed_errors():
+        from bench import tables
+        from bench.check import check as findings
+        from bench.command import knobs
+
+        found = list(findings(adapter, knobs(knob or [])))
+        console.print(tables.contract(found))
+        raise typer.Exit(0 if all(finding.passed for finding in found) else 1)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of suite files, for editors."""
     from bench.suite import Suite

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
 from bench import hardware, runner, scale, shards, tables
 from bench import suite as suites
 from bench.errors import RunError, SuiteError, nearest
-from bench.records import Budget, Environment, Manifest, PlannedCell, Record, Store, latest
+from bench.records import Budget, Environment, Knob, Manifest, PlannedCell, Record, Store, latest
 from bench.suite import Cell, Suite
 
 INTERRUPTED = 130
@@ -224,6 +225,17 @@ def _condition(term: str, cells: Sequence[Cell]) -> set[str]:
         hint = f"no system or cell id is called so{nearest(term, {cell.system for cell in cells})}"
     if not found:
         raise SuiteError(f"--only {term}: {hint}")
+    return found
+
+
+def knobs(words: Sequence[str]) -> dict[str, Knob]:
+    """NAME=VALUE words, values read as YAML. Raises SuiteError."""
+    found: dict[str, Knob] = {}
+    for word in words:
+        name, separator, value = word.partition("=")
+        if not separator or not name:
+            raise SuiteError(f"--knob {word}: give NAME=VALUE")
+        found[name] = yaml.safe_load(value)
     return found
 
 

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Column, Table
 from rich.text import Text
 
+from bench.check import Finding
 from bench.compare import Difference
 from bench.records import END_TO_END, NOT_MEASURABLE, Budget, Bytes, Manifest, Record, Score
 from bench.shards import Merged
@@ -94,6 +95,13 @@ def merged(found: Merged) -> str:
         knobs = " ".join(f"{name}={value}" for name, value in planned.knobs.items())
         lines.append(f"missing: {planned.cell[:SHOWN_ID]} {planned.system} {knobs}")
     return "\n".join(lines)
+
+
+def contract(found: Sequence[Finding]) -> Table:
+    table = Table("the system", "holds", "seen")
+    for finding in found:
+        table.add_row(finding.name, "yes" if finding.passed else "NO", Text(finding.seen))
+    return table
 
 
 def label(record: Record, records: Sequence[Record]) -> str:
