@@ -245,7 +245,7 @@ def test_killed_at_twenty_random_moments_and_resumed(tmp_path: Path, suite_file:
     systems = """
 steady:
   adapter: bench.baselines.fake:Fake
-  axes: {num_inference_steps: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10], latency: [0.01, 0.02]}
+  axes: {num_inference_steps: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10], latency: [0.01, 0.02, 0.03]}
 failing:
   adapter: bench.baselines.fake:Fake
   axes: {outcome: [crashed, killed, invalid, weights-missing]}
@@ -253,26 +253,28 @@ failing:
 """
     suite = suite_file(systems)
     whole = drive(suite, tmp_path / "whole")
-    out, moments, kills, finished = tmp_path / "out", random.Random(6), 0, []
+    out, moments, kills = tmp_path / "out", random.Random(6), 0
+
+    def finished() -> int:
+        return sum(store.read_bytes().count(b"\n") for store in out.glob("*/records.jsonl"))
+
     while kills < 20:
         last = next(iter(out.glob("*/run.json")), None)
         words = ["--resume", str(last.parent)] if last else [str(suite), "--out", str(out)]
         arguments = [sys.executable, "-m", "bench", "run", *words, "--no-report"]
         driver = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        # Moments are counted from the first write of a driver, or most would fall into the imports before it.
-        while driver.poll() is None and not any(out.glob("*/.work")):
+        # Some moments fall into start and imports, others among the cells, whatever the speed of the machine.
+        more = moments.choice([0, 0, 1, 1, 2])
+        wanted = finished() + more
+        while driver.poll() is None and finished() < wanted:
             time.sleep(0.01)
-        time.sleep(moments.uniform(0, 8))
-        if driver.poll() is not None:
-            break
+        time.sleep(moments.uniform(0, 0.8 if more else 4))
+        assert driver.poll() is None, "it ended before it was killed: give it more cells"
         driver.send_signal(signal.SIGKILL)
         driver.wait()
         kills += 1
-        stores = list(out.glob("*/records.jsonl"))
-        finished.append(sum(store.read_bytes().count(b"\n") for store in stores))
     code, _ = bench("run", "--resume", next(out.glob("*/run.json")).parent, "--no-report")
     assert code == 0
-    assert (kills, len(set(finished)) > 3) == (20, True), finished
     (run,) = [path.parent for path in out.glob("*/run.json")]
     assert answers(run) == answers(whole)
-    assert len(Store(run).path.read_bytes().splitlines()) == len(answers(whole)) == 24
+    assert len(Store(run).path.read_bytes().splitlines()) == len(answers(whole)) == 34
