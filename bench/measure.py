@@ -113,9 +113,9 @@ def timing(samples: list[float]) -> Timing:
     return Timing(median=found.value, low=low, high=high, n=found.n, samples=tuple(samples))
 
 
-def empty_region_seconds(rounds: int = 1000) -> float:
-    """Median seconds that a stage with nothing in it takes, its bookkeeping included."""
-    stopwatch = Stopwatch(synchronise())
+def empty_region_seconds(rounds: int = 1000, stopwatch: Stopwatch | None = None) -> float:
+    """Median seconds that a stage with nothing in it takes, the bookkeeping of `stopwatch` included."""
+    stopwatch = stopwatch or Stopwatch(synchronise())
     costs = []
     for _ in range(rounds):
         start = perf_counter_ns()

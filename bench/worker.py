@@ -198,7 +198,7 @@ def _passes(job: Job, phase: _Phase, found: dict[str, Any]) -> None:
 
     first = _timed(job, system, requests, phase, 0, "first")
     found["cold_start"] = ColdStart(load=load, first=first.seconds)
-    found["empty_region_seconds"] = measure.empty_region_seconds()
+    found["empty_region_seconds"] = measure.empty_region_seconds(stopwatch=phase.enter("clock"))
 
     timed = functools.partial(_timed, job, system, requests, phase)
     times = latency.latency(timed, suite, job.threads, first)
