@@ -28,6 +28,7 @@ SuiteFile = Annotated[
     Path | None, typer.Argument(metavar="SUITE.yaml", help="What to ask; see bench/suites/.")
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where runs lie.")]
+NoReport = Annotated[bool, typer.Option("--no-report", help="Leave report.html out.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, its name, or latest.")]
 RESULTS = Path("results")
 
@@ -47,17 +48,45 @@ def run(
         list[str] | None,
         typer.Option("--only", metavar="WHAT", help="SYSTEM, KNOB=VALUE or a cell id; A,B means both."),
     ] = None,
-    no_report: Annotated[bool, typer.Option("--no-report", help="Leave report.html out.")] = False,
+    no_report: NoReport = False,
+    shard: Annotated[
+        str | None, typer.Option("--shard", metavar="I/N", help="Answer share I of N; `merge` joins them.")
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option("--ray", metavar="ADDRESS", help="Use a Ray cluster; local or local:N starts one here."),
+    ] = None,
 ) -> None:
     """Answer every cell of a suite, each in a fresh process, and rebuild the report after each."""
     with typed_errors():
         from bench.command import Command
 
-        command = Command.make(suite, resume, out, only or [], report=not no_report)
+        command = Command.make(suite, resume, out, only or [], not no_report, shard, ray)
         console.print(command.plan())
         console.print(command.summary(), markup=False, highlight=False, soft_wrap=True)
         if not dry_run:
             raise typer.Exit(command.execute(console, shlex.join(["python", "-m", "bench", *sys.argv[1:]])))
+
+
+@app.command()
+def merge(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders, or names in results.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The run folder to make.")],
+    mixed: Annotated[
+        bool, typer.Option("--mixed", help="Merge runs of different suites or environments, too.")
+    ] = False,
+    no_report: NoReport = False,
+) -> None:
+    """Join the shards of a suite into one run. Exits with code 1 where cells are missing."""
+    with typed_errors():
+        from bench import runner, shards, tables
+
+        folders = [runner.locate(name, RESULTS) for name in runs]
+        merged = shards.merge(folders, out, shlex.join(["python", "-m", "bench", *sys.argv[1:]]), mixed)
+        if not no_report:
+            runner.build_report([out], out / runner.REPORT, None)
+        console.print(tables.merged(merged), markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1 if merged.missing else 0)
 
 
 @app.command()
@@ -164,6 +193,24 @@ def analytic(
         if markdown is not None:
             write_atomically(markdown, arithmetic.markdown(rows))
         console.print(tables.analytic(rows))
+
+
+@app.command()
+def check(
+    adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="package.module:Class, your system.")],
+    knob: Annotated[
+        list[str] | None, typer.Option("--knob", metavar="NAME=VALUE", help="Of the system; may be repeated.")
+    ] = None,
+) -> None:
+    """Test a system against the contract of docs/your-system.md. Exits with code 1 where it is broken."""
+    with typed_errors():
+        from bench import tables
+        from bench.check import check as findings
+        from bench.command import knobs
+
+        found = list(findings(adapter, knobs(knob or [])))
+        console.print(tables.contract(found))
+        raise typer.Exit(0 if all(finding.passed for finding in found) else 1)
 
 
 @app.command()

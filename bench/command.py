@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
-from bench import hardware, runner, tables
+from bench import hardware, runner, scale, shards, tables
 from bench import suite as suites
 from bench.errors import RunError, SuiteError, nearest
-from bench.records import Budget, Environment, Manifest, PlannedCell, Record, Store, latest
+from bench.records import Budget, Environment, Knob, Manifest, PlannedCell, Record, Store, latest
 from bench.suite import Cell, Suite
 
 INTERRUPTED = 130
@@ -28,16 +29,26 @@ class Command:
     suite_path: str
     cells: list[Cell]
     budgets: list[Budget]
+    asked: tuple[PlannedCell, ...]
+    shard: str | None
     done: set[str]
     out: Path
     folder: Path | None
     old: Manifest | None
     environment: Environment
     report: bool
+    ray: str | None
 
     @classmethod
     def make(
-        cls, path: Path | None, resume: str | None, out: Path, only: Sequence[str], report: bool
+        cls,
+        path: Path | None,
+        resume: str | None,
+        out: Path,
+        only: Sequence[str],
+        report: bool,
+        shard: str | None = None,
+        ray: str | None = None,
     ) -> Self:
         """Raises SuiteError, RunError, RecordError; has written nothing."""
         folder = old = None
@@ -53,17 +64,39 @@ class Command:
         cells = suite.cells()
         if path is None and old is not None and not only:
             # What was asked with --only is resumed as it was asked.
-            asked = [(planned.system, planned.knobs) for planned in old.plan]
-            cells = [cell for cell in cells if (cell.system, cell.knobs) in asked] or cells
+            then = [(planned.system, planned.knobs) for planned in old.plan]
+            cells = [cell for cell in cells if (cell.system, cell.knobs) in then] or cells
         cells = select(cells, only)
+        past = runner.history(out)
+        asked: tuple[PlannedCell, ...] = ()
+        if shard is not None:
+            asked = planned(cells, runner.predicted(cells, suite, past, report))
+            cells = shards.split(cells, shard)
+        if ray is not None:
+            scale.require()
         runner.check_writable(out if folder is None else folder)
         environment = hardware.environment(suite.threads)
         done: set[str] = set()
         if folder is not None:
             todo = {cell.id for cell in runner.pending(cells, Store(folder), environment.fingerprint)}
             done = {cell.id for cell in cells} - todo
-        budgets = runner.predicted(cells, suite, runner.history(out), report)
-        return cls(suite, suite_path, cells, budgets, done, out, folder, old, environment, report)
+        if old is not None and shard is None:
+            asked, shard = old.asked, old.shard
+        return cls(
+            suite=suite,
+            suite_path=suite_path,
+            cells=cells,
+            budgets=runner.predicted(cells, suite, past, report),
+            asked=asked,
+            shard=shard,
+            done=done,
+            out=out,
+            folder=folder,
+            old=old,
+            environment=environment,
+            report=report,
+            ray=ray,
+        )
 
     def plan(self) -> Table:
         return tables.plan(self.cells, self.budgets, self.done)
@@ -83,6 +116,8 @@ class Command:
         lines = [
             f"predicted: {left.cells} cells, {tables.seconds(left.seconds)}, {left.bytes / 1e6:.1f} MB on disk"
         ]
+        if self.shard is not None:
+            lines.append(f"shard {self.shard}: {len(self.cells)} of {len(self.asked)} cells")
         if self.old is not None:
             lines.append(f"resuming {self.folder}: {len(self.done)} of {len(self.cells)} cells are done")
             if self.old.fingerprint != self.environment.fingerprint:
@@ -95,7 +130,7 @@ class Command:
         """Runs what is left; returns the exit code: 130 after Ctrl-C, 1 where no cell ended well, else 0."""
         run = self.folder or runner.create(self.out, self.suite.name)
         display = tables.Live(console, self.cells, self.budgets)
-        options = runner.Options(self.suite_path, self.environment.threads, self.report)
+        options = runner.Options(self.suite_path, self.environment.threads, self.report, self.ray)
         try:
             with runner.exclusive(run), display.progress:
                 driver = runner.Driver(run, self.suite, self.manifest(run, command), options, display)
@@ -103,23 +138,19 @@ class Command:
         except KeyboardInterrupt:
             display.note(f"interrupted: python -m bench run --resume {run} runs what is left")
             return INTERRUPTED
+        except OSError as error:
+            raise RunError(
+                f"the run stopped: {error}. What is recorded is whole: when the cause is mended (a full disk, say), "
+                f"python -m bench run --resume {run} runs what is left"
+            ) from error
         console.print(tables.rows(records))
         self._sum_up(console, run, Manifest.read(run))
         return 0 if any(record.outcome == "ok" for record in records) else 1
 
     def manifest(self, run: Path, command: str) -> Manifest:
         known = {} if self.old is None else {planned.cell: planned for planned in self.old.plan}
-        for cell, budget in zip(self.cells, self.budgets, strict=True):
-            known.setdefault(
-                cell.id,
-                PlannedCell(
-                    cell=cell.id,
-                    system=cell.system,
-                    knobs=cell.knobs,
-                    seconds=budget.seconds,
-                    bytes=budget.bytes,
-                ),
-            )
+        for one in planned(self.cells, self.budgets):
+            known.setdefault(one.cell, one)
         return Manifest(
             run=run.name,
             suite=self.suite.name,
@@ -130,6 +161,8 @@ class Command:
             fingerprint=self.environment.fingerprint,
             environment=self.environment,
             plan=tuple(known.values()),
+            shard=self.shard,
+            asked=self.asked,
             predicted=self.predicted if self.old is None else self.old.predicted,
             first_clip=None if self.old is None else self.old.first_clip,
         )
@@ -150,6 +183,16 @@ class Command:
         report = run / runner.REPORT
         lines.append(f"report: {report}" if report.exists() else f"records: {run}")
         console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def planned(cells: Sequence[Cell], budgets: Sequence[Budget]) -> tuple[PlannedCell, ...]:
+    """Cells as a manifest holds them."""
+    return tuple(
+        PlannedCell(
+            cell=cell.id, system=cell.system, knobs=cell.knobs, seconds=budget.seconds, bytes=budget.bytes
+        )
+        for cell, budget in zip(cells, budgets, strict=True)
+    )
 
 
 def select(cells: list[Cell], only: Sequence[str]) -> list[Cell]:
@@ -182,6 +225,17 @@ def _condition(term: str, cells: Sequence[Cell]) -> set[str]:
         hint = f"no system or cell id is called so{nearest(term, {cell.system for cell in cells})}"
     if not found:
         raise SuiteError(f"--only {term}: {hint}")
+    return found
+
+
+def knobs(words: Sequence[str]) -> dict[str, Knob]:
+    """NAME=VALUE words, values read as YAML. Raises SuiteError."""
+    found: dict[str, Knob] = {}
+    for word in words:
+        name, separator, value = word.partition("=")
+        if not separator or not name:
+            raise SuiteError(f"--knob {word}: give NAME=VALUE")
+        found[name] = yaml.safe_load(value)
     return found
 
 

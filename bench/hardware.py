@@ -28,9 +28,13 @@ _NOT_IN_A_NUMBER = ("magic141/train/", "magic141/weights/", "magic141/__main__.p
 _BENCH_FILES = (
     "analytic.py",
     "baselines",
+    "contamination.py",
     "devices.py",
+    "energy.py",
     "flops.py",
+    "latency.py",
     "measure.py",
+    "nvml.py",
     "scorers.py",
     "suite.py",
     "systems.py",

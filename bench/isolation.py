@@ -16,11 +16,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench import measure
+from bench.errors import UnsupportedError
 from bench.hardware import ROOT
 
 _STAGE_BYTES = 256
@@ -28,7 +30,12 @@ _STAGE_BYTES = 256
 
 @dataclass(frozen=True)
 class Ending:
-    """How a child ended. `stage` is the last one that it announced; `log` all that it printed."""
+    """How a child ended. `stage` is the last one that it announced; `log` all that it printed.
+
+    `exit_code` is None where nobody saw it end: then `log` says what is known. `killed_for_memory`: the kernel killed
+    it, and the cgroup's counter says that memory was why. `peak_resident`: anonymous bytes above the child's baseline,
+    as last seen.
+    """
 
     exit_code: int | None
     timed_out: bool
@@ -37,11 +44,14 @@ class Ending:
     seconds: float
     spawn_seconds: float | None
     log: str
+    peak_resident: int | None = None
 
     @property
     def reason(self) -> str:
         """One line for a child that left no record."""
-        if self.exit_code is not None and self.exit_code < 0:
+        if self.exit_code is None:
+            return self.log
+        if self.exit_code < 0:
             name = signal.Signals(-self.exit_code).name
             return f"killed by {name}" + (" when the memory limit was hit" if self.killed_for_memory else "")
         tail = [line for line in self.log.splitlines() if line.strip()][-1:]
@@ -59,7 +69,11 @@ class Announcer:
 
     def progress(self, done: float) -> None:
         """Share of the work done, in [0, 1]."""
-        self._progress.send(done)
+        self._progress.send(("done", done))
+
+    def baseline(self, resident: int) -> None:
+        """Anonymous bytes above which the parent counts this process's peak, from now on."""
+        self._progress.send(("baseline", resident))
 
 
 Target = Callable[..., None]
@@ -99,25 +113,28 @@ class Isolation:
         """
         stage = self._context.RawArray("c", _STAGE_BYTES)
         receive, send = self._context.Pipe(duplex=False)
-        kills = _memory_kills()
+        kills = memory_kills()
         start = time.monotonic()
         child = self._context.Process(target=_enter, args=(target, arguments, log, stage, send, start))
         child.start()
         send.close()
-        spawned, done, timed_out = None, 0.0, False
+        heard: dict[str, float] = {"done": 0.0}
+        peak, timed_out = None, False
         try:
             while True:
                 ready = multiprocessing.connection.wait([child.sentinel, receive], timeout=0.2)
                 if receive in ready:
                     try:
-                        message = receive.recv()
+                        name, value = receive.recv()
                     except (EOFError, OSError):
                         child.join()
                         break
-                    spawned, done = (message[0], done) if isinstance(message, tuple) else (spawned, message)
+                    heard[name] = value
                 elif child.sentinel in ready:
                     break
-                on_progress(stage.value.decode(errors="replace"), done)
+                if "baseline" in heard:
+                    peak = measure.peak_anonymous_bytes(child.pid) or peak
+                on_progress(stage.value.decode(errors="replace"), heard["done"])
                 if time.monotonic() - start > limit:
                     timed_out = True
                     break
@@ -127,11 +144,12 @@ class Isolation:
         return Ending(
             exit_code=child.exitcode,
             timed_out=timed_out,
-            killed_for_memory=_memory_kills() > kills,
+            killed_for_memory=child.exitcode == -signal.SIGKILL and not timed_out and memory_kills() > kills,
             stage=stage.value.decode(errors="replace"),
             seconds=time.monotonic() - start,
-            spawn_seconds=spawned,
+            spawn_seconds=heard.get("spawned"),
             log=log.read_text(encoding="utf-8", errors="replace") if log.exists() else "",
+            peak_resident=None if peak is None else max(0, peak - int(heard["baseline"])) or None,
         )
 
 
@@ -139,7 +157,7 @@ def _enter(
     target: Target, arguments: tuple[Any, ...], log: Path, stage: Any, send: Any, start: float
 ) -> None:
     """First code of a child: on its own (no terminal signals, no terminal), and gone when its parent is."""
-    send.send((time.monotonic() - start,))
+    send.send(("spawned", time.monotonic() - start))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setsid"):
         os.setsid()
@@ -183,11 +201,48 @@ def _scratch() -> Any:
         yield Path(folder) / "log"
 
 
-def _memory_kills() -> int:
-    """How often the kernel has killed a process of this cgroup for memory; 0 where nobody counts."""
+def memory_kills(proc: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> int:
+    """How often the kernel has killed a process of this cgroup for memory; 0 where nobody counts.
+
+    cgroup 2 counts in memory.events, cgroup 1 in memory.oom_control. Inside a container the path that /proc names
+    may lie outside of what is mounted: then the mount's root is the container's own group.
+    """
     try:
-        group = Path("/proc/self/cgroup").read_text(encoding="ascii").strip().rpartition(":")[2]
-        events = Path(f"/sys/fs/cgroup{group}/memory.events").read_text(encoding="ascii")
+        groups = [line.split(":", 2) for line in proc.read_text(encoding="ascii").split()]
     except OSError:
         return 0
-    return sum(int(line.split()[1]) for line in events.splitlines() if line.startswith("oom_kill "))
+    for _, controllers, path in groups:
+        if "memory" in controllers.split(","):
+            root, name = mount / "memory", "memory.oom_control"
+        elif not controllers:
+            root, name = mount, "memory.events"
+        else:
+            continue
+        for file in (root / path.lstrip("/") / name, root / name):
+            with contextlib.suppress(OSError):
+                lines = file.read_text(encoding="ascii").splitlines()
+                return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+    return 0
+
+
+@contextlib.contextmanager
+def memory_limit(limit: int | None) -> Iterator[None]:
+    """Inside, this process may take `limit` bytes of private memory above what it holds on entering.
+
+    RLIMIT_DATA: heap and private mappings. RLIMIT_AS would count libraries, and the terabytes that CUDA reserves.
+    Allocators see a refusal and raise; nothing is killed. Raises UnsupportedError where there is no such limit.
+    """
+    if limit is None:
+        yield
+        return
+    if sys.platform != "linux":
+        raise UnsupportedError("`memory_limit` needs Linux: drop the key")
+    import resource
+
+    held = measure.process_status("self")["VmData"]
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (held + limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))

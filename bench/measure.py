@@ -113,9 +113,9 @@ def timing(samples: list[float]) -> Timing:
     return Timing(median=found.value, low=low, high=high, n=found.n, samples=tuple(samples))
 
 
-def empty_region_seconds(rounds: int = 1000) -> float:
-    """Median seconds that a stage with nothing in it takes, its bookkeeping included."""
-    stopwatch = Stopwatch(synchronise())
+def empty_region_seconds(rounds: int = 1000, stopwatch: Stopwatch | None = None) -> float:
+    """Median seconds that a stage with nothing in it takes, the bookkeeping of `stopwatch` included."""
+    stopwatch = stopwatch or Stopwatch(synchronise())
     costs = []
     for _ in range(rounds):
         start = perf_counter_ns()
@@ -139,12 +139,24 @@ class PeakResident:
         self._reset = _reset_high_water_mark()
 
     def read(self) -> Bytes:
-        if not self._reset:
-            return NOT_MEASURABLE
-        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        kilobytes = {key: int(status[key].split()[0]) for key in ("VmHWM", "RssFile", "RssShmem")}
-        peak = (kilobytes["VmHWM"] - kilobytes["RssFile"] - kilobytes["RssShmem"]) * 1024 - self._baseline
-        return peak if peak > 0 else NOT_MEASURABLE
+        peak = (peak_anonymous_bytes("self") or 0) - self._baseline
+        return peak if self._reset and peak > 0 else NOT_MEASURABLE
+
+
+def peak_anonymous_bytes(pid: int | str) -> int | None:
+    """High-water mark of a process's resident bytes that no file backs; None where it is gone, or not Linux."""
+    try:
+        status = process_status(pid)
+        return status["VmHWM"] - status["RssFile"] - status["RssShmem"]
+    except (OSError, KeyError):  # a process that has ended has no memory to speak of
+        return None
+
+
+def process_status(pid: int | str) -> dict[str, int]:
+    """The sizes in /proc/PID/status, in bytes."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines()
+    fields = (line.partition(":") for line in lines if line.endswith(" kB"))
+    return {name: int(value.split()[0]) * 1024 for name, _, value in fields}
 
 
 def _reset_high_water_mark() -> bool:
@@ -231,6 +243,34 @@ def memory(generate: Callable[[Stopwatch], object], baseline: int) -> Memory:
         tensors=tensors,
         resident=peak_resident,
         cuda_allocated=NOT_MEASURABLE,
+        cuda_reserved=NOT_MEASURABLE,
+        nvml_process=NOT_MEASURABLE,
+    )
+
+
+def so_far(resident: PeakResident | None, before: Memory | None) -> Memory | None:
+    """Peaks of a system that failed, `before` those of an earlier pass; what cannot be known reads so."""
+    if resident is None:
+        return before
+    peak = resident.read()
+    if before is not None:
+        return (
+            before
+            if NOT_MEASURABLE in (peak, before.resident)
+            else before.model_copy(update={"resident": max(int(peak), int(before.resident))})
+        )
+    allocated: Bytes = NOT_MEASURABLE
+    if has_cuda():
+        allocated = sys.modules["torch"].cuda.max_memory_allocated() or NOT_MEASURABLE
+    return only(resident=peak, cuda_allocated=allocated)
+
+
+def only(resident: Bytes, cuda_allocated: Bytes = NOT_MEASURABLE) -> Memory:
+    """Peaks of which the others are not known."""
+    return Memory(
+        tensors=NOT_MEASURABLE,
+        resident=resident,
+        cuda_allocated=cuda_allocated,
         cuda_reserved=NOT_MEASURABLE,
         nvml_process=NOT_MEASURABLE,
     )

@@ -61,11 +61,32 @@ class ColdStart(Frozen):
     imports: float | None = Field(None, ge=0, description="preloading the libraries, once a run")
     spawn: float | None = Field(None, ge=0, description="from asking for the process to its first line")
     load: float | None = Field(None, ge=0, description="weights from disk to a system that is ready")
-    first: float | None = Field(None, ge=0, description="the first generation after loading")
+    first: float | None = Field(None, ge=0, description="the first generation after loading, text to file")
+    compile: float | None = Field(
+        None,
+        ge=0,
+        description="what first and warm-up generations took beyond steady ones: compiling, tuning",
+    )
+
+
+class Contamination(Frozen):
+    """What else the machine did during one timed sample; see bench/contamination.py for the limits."""
+
+    seconds: float = Field(gt=0)
+    steal: float | None = Field(
+        None, description="share of the cores' time that the hypervisor gave to others"
+    )
+    pressure: float | None = Field(None, description="share of the time in which some task waited for a core")
+    switches: float | None = Field(None, description="involuntary context switches, a second and thread")
+    foreign: float | None = Field(None, description="share of the cores that other processes used")
+    gpu_clock: int | None = Field(None, description="MHz")
+    gpu_throttle: tuple[str, ...] = ()
+    gpu_others: int = Field(0, description="other processes that compute on the GPU")
+    reasons: tuple[str, ...] = Field((), description="limits that were crossed; none: the sample is valid")
 
 
 class Memory(Frozen):
-    """Peaks in bytes over one warm generation."""
+    """Peaks in bytes over one warm generation; of a failed cell, those so far."""
 
     tensors: Bytes = Field(description="live tensor bytes, parameters included (CPU)")
     resident: Bytes = Field(description="anonymous resident set above the post-import baseline")
@@ -110,6 +131,7 @@ class Clip(Frozen):
     seed: int
     path: str
     role: Literal["fixed", "worst"] = "fixed"
+    sha256: str | None = Field(None, description="of the file")
 
 
 class Sidecar(Frozen):
@@ -188,13 +210,16 @@ class Record(Frozen):
         description="END_TO_END and its parts; a stage entered k times a generation has k samples for its one",
     )
     real_time_factor: Timing | None = Field(None, description="wall / video seconds, end to end, warm")
+    contamination: tuple[Contamination, ...] = Field(
+        (), description="of every timed sample, also of invalid ones"
+    )
     empty_region_seconds: float | None = Field(None, description="what timing itself costs a stage")
     memory: Memory | None = None
-    energy_joules: float | None = Field(None, gt=0, description="per batch of clips")
+    energy_joules: float | None = Field(None, gt=0, description="per batch of clips, the whole card")
     scores: dict[str, Score] = Field(default_factory=dict)
     samples: Sidecar | None = None
     clips: tuple[Clip, ...] = ()
-    flags: tuple[str, ...] = Field((), description="e.g. overhead-bound")
+    flags: tuple[str, ...] = Field((), description="e.g. overhead-bound, disturbed")
     warnings: tuple[str, ...] = ()
     command: str = Field(description="reproduces this row, from the repository root")
     started: datetime
@@ -270,6 +295,10 @@ class Manifest(Frozen):
     fingerprint: str
     environment: Environment
     plan: tuple[PlannedCell, ...]
+    shard: str | None = Field(
+        None, description="i/n where this run answers every n-th cell of what was asked"
+    )
+    asked: tuple[PlannedCell, ...] = Field((), description="of a shard: the cells of all shards")
     predicted: Budget
     measured: Budget | None = None
     first_clip: FirstClip | None = None
@@ -335,11 +364,23 @@ class Store:
         return True
 
     def append(self, record: Record) -> None:
-        """One write, then fsync: after a return the record survives a kill of this process or the machine."""
-        with self.path.open("ab") as file:
-            file.write(record.model_dump_json().encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """One write, then fsync: after a return the record survives a kill of this process or the machine.
+
+        Raises `RecordError` where the disk refuses (it is full); the store is then as it was.
+        """
+        line = record.model_dump_json().encode() + b"\n"
+        with self.path.open("ab", buffering=0) as file:  # a buffer would be written once more when it closes
+            end = file.tell()
+            try:
+                while line:
+                    line = line[file.write(line) :]
+                os.fsync(file.fileno())
+            except OSError as error:
+                os.truncate(self.path, end)
+                raise RecordError(
+                    f"{self.path} takes no more ({error.strerror}): its records are whole; free some space, then "
+                    f"--resume {self.path.parent} runs what is left"
+                ) from error
 
     def _parse(self, number: int, line: bytes) -> Record:
         try:

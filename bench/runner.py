@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Protocol
 
 import filelock
+from pydantic import ValidationError
 
-from bench import systems, worker
+from bench import measure, scale, systems, worker
 from bench.errors import RunError
 from bench.isolation import Ending, Isolation
 from bench.records import Budget, FirstClip, Manifest, Record, RecordError, Store, latest, write_atomically
 from bench.suite import Cell, Suite
+from bench.worker import Answer
 
 REPORT = "report.html"
 LATEST = "latest"
@@ -52,6 +54,7 @@ class Options:
     suite_path: str
     threads: int
     report: bool
+    ray: str | None = None
 
 
 def create(out: Path, name: str) -> Path:
@@ -159,8 +162,11 @@ class Driver:
             preload = self._isolation.preload()
             self._display.note(f"imported in {preload:.1f} s")
             self._first_sight(todo)
-            for cell in todo:
-                self._answer(cell, preload)
+            for answer in self._answers(todo, preload):
+                self._record(answer)
+                # Elsewhere other cells are being timed, perhaps on this very machine: the report waits for the end.
+                if self._options.report and not self._options.ray:
+                    self._report()
         shutil.rmtree(self._work, ignore_errors=True)
         records = latest(self._store.records())
         done = [records[cell.id] for cell in cells]
@@ -205,22 +211,31 @@ class Driver:
             f"real-time factor {clip.real_time_factor:.2f})"
         )
 
-    def _answer(self, cell: Cell, preload: float) -> None:
-        self._display.cell_started(cell)
-        job = self._job(cell)
-        started = datetime.datetime.now(datetime.UTC)
-        ending = self._isolation.call(
-            worker.run_cell, (job,), job.work / "log", self._suite.time_limit, self._progress(cell)
-        )
-        record = read_answer(job, ending, started)
-        cold = record.cold_start.model_copy(update={"imports": preload, "spawn": ending.spawn_seconds})
+    def _answers(self, todo: Sequence[Cell], preload: float) -> Iterator[Answer]:
+        if self._options.ray:
+            jobs = [self._job(cell) for cell in todo]
+            yield from scale.answers(
+                self._options.ray, jobs, imports(self._suite, report=False), self._display
+            )
+            return
+        for cell in todo:
+            self._display.cell_started(cell)
+            job = self._job(cell)
+            started = datetime.datetime.now(datetime.UTC)
+            ending = self._isolation.call(
+                worker.run_cell, (job,), job.work / "log", self._suite.time_limit, self._progress(cell)
+            )
+            yield Answer(job, ending, started, preload)
+
+    def _record(self, answer: Answer) -> None:
+        job, ending = answer.job, answer.ending
+        record = read_answer(job, ending, answer.started)
+        cold = record.cold_start.model_copy(update={"imports": answer.preload, "spawn": ending.spawn_seconds})
         record = record.model_copy(update={"cold_start": cold, "seconds": ending.seconds})
         self._keep(job, ending, record)
         self._store.append(record)
         shutil.rmtree(job.work, ignore_errors=True)
-        self._display.cell_finished(cell, record)
-        if self._options.report:
-            self._report()
+        self._display.cell_finished(job.cell, record)
 
     def _job(self, cell: Cell) -> worker.Job:
         # A folder of its own for each attempt: what an orphan of a killed driver still writes lands nowhere.
@@ -282,18 +297,23 @@ def pending(cells: Sequence[Cell], store: Store, fingerprint: str) -> list[Cell]
 def read_answer(job: worker.Job, ending: Ending, started: datetime.datetime) -> Record:
     """The worker's record, or one that says why there is none."""
     path = job.work / worker.RECORD
+    unreadable = ""
     if path.exists() and not ending.timed_out:
-        return Record.model_validate_json(path.read_bytes())
+        try:
+            return Record.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            unreadable = f"; its record cannot be read ({error.errors()[0]['msg']})"
     if ending.timed_out:
         outcome, message = "timeout", f"stopped at the time limit of {job.suite.time_limit:g} s"
     else:
-        outcome, message = ("oom" if ending.killed_for_memory else "crashed"), ending.reason
+        outcome, message = ("oom" if ending.killed_for_memory else "crashed"), ending.reason + unreadable
     return job.record(
         outcome=outcome,
         message=message,
         stage_reached=ending.stage or "start",
         started=started,
         seconds=ending.seconds,
+        memory=None if ending.peak_resident is None else measure.only(resident=ending.peak_resident),
     )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, model_validator
 
 from bench import systems
 from bench.errors import SuiteError, nearest
@@ -148,10 +148,18 @@ class Suite(Strict):
     metrics: list[str] = Field(min_length=1, description="names that the scorer knows")
     scorer: str = Field("bench.scorers:LAB", description="package.module:NAME, see bench/scorers.py")
     quality_batch: int = Field(16, ge=1, description="clips generated at once in the quality pass")
-    warmup: int = Field(1, ge=0, description="generations thrown away before timing")
+    warmup: int = Field(1, ge=0, description="generations thrown away before timing, at least")
+    warmup_limit: int = Field(5, ge=0, description="the same at most, while times still have a trend")
     repeats: int = Field(5, ge=1, description="timed generations of `batch_size` clips")
+    extra_repeats: int | None = Field(
+        None, ge=0, description="at most so many more, in the place of disturbed ones; by default `repeats`"
+    )
     clips: int = Field(12, ge=1, description="clips of the first prompts to store; the worst is stored too")
     time_limit: float = Field(300, gt=0, description="seconds a cell, all passes")
+    memory_limit: Annotated[ByteSize, Field(gt=0)] | None = Field(
+        None,
+        description="bytes, or such as 8GiB: what a cell may take above its imports (Linux); more is `oom`",
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads; by default all cores of the process")
     exam: int | None = Field(
         None, ge=8, description="truth clips on which the scores themselves are examined; by default no exam"
@@ -168,7 +176,12 @@ class Suite(Strict):
     @property
     def protocol(self) -> str:
         """How a cell is measured, scores aside: a part of the question."""
-        return f"latency warmup={self.warmup} repeats={self.repeats}; quality batch={self.quality_batch}"
+        latency = f"warmup={self.warmup}..{self.warmup_limit} repeats={self.repeats}+{self.extra}"
+        return f"latency {latency}; quality batch={self.quality_batch}"
+
+    @property
+    def extra(self) -> int:
+        return self.repeats if self.extra_repeats is None else self.extra_repeats
 
     def requests(self) -> list[Request]:
         """What every cell is asked, seeds outermost."""
@@ -256,7 +269,7 @@ class Cell(Strict):
             "scores": protocols,
         }
         flags: tuple[str, ...] = getattr(system, "flags", ())
-        timed = (1 + suite.warmup + suite.repeats + 1) * batch_size
+        timed = (1 + max(suite.warmup, 2) + suite.repeats + 1) * batch_size
         return cls(
             id=digest(question),
             system=name,

@@ -10,8 +10,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Column, Table
 from rich.text import Text
 
+from bench.check import Finding
 from bench.compare import Difference
 from bench.records import END_TO_END, NOT_MEASURABLE, AnalyticRow, Budget, Bytes, Manifest, Record, Score
+from bench.shards import Merged
 from bench.suite import Cell
 
 METRICS_A_TABLE = 5
@@ -61,7 +63,7 @@ def rows(records: Sequence[Record]) -> Group:
         cost.add_row(
             record.cell[:SHOWN_ID],
             labels[record.cell],
-            record.outcome,
+            ", ".join([record.outcome, *record.flags]),
             seconds(whole.median / int(record.knobs.get("batch_size") or 1)) if whole else "",
             f"{factor.median:.2f}" if factor else "",
             _memory(record),
@@ -91,6 +93,27 @@ def analytic(found: Sequence[AnalyticRow]) -> Group:
         cost.add_row(row.system, row.setting, f"{row.parameters / 1e9:.2f} B", tokens, *arithmetic)
         floors.add_row(row.system, row.setting, *(f"{value:.3g}" for value in row.floor_seconds.values()))
     return Group(cost, floors)
+
+
+def merged(found: Merged) -> str:
+    """What a merge made, with the cells that no run answers."""
+    lines = [f"{len(found.records)} cells in {found.run}"]
+    if found.twice:
+        ids = ", ".join(cell[:SHOWN_ID] for cell in found.twice)
+        lines.append(f"in several runs, the latest kept: {ids}")
+    if found.missing:
+        lines.append(f"not complete: {len(found.missing)} cells are in no run")
+    for planned in found.missing:
+        knobs = " ".join(f"{name}={value}" for name, value in planned.knobs.items())
+        lines.append(f"missing: {planned.cell[:SHOWN_ID]} {planned.system} {knobs}")
+    return "\n".join(lines)
+
+
+def contract(found: Sequence[Finding]) -> Table:
+    table = Table("the system", "holds", "seen")
+    for finding in found:
+        table.add_row(finding.name, "yes" if finding.passed else "NO", Text(finding.seen))
+    return table
 
 
 def label(record: Record, records: Sequence[Record]) -> str:
@@ -142,7 +165,8 @@ class Live:
         self._console = console
         self._predicted = {cell.id: budget.seconds for cell, budget in zip(cells, budgets, strict=True)}
         self._left = dict(self._predicted)
-        self._count, self._total = 0, len(cells)
+        self._started = self._finished = 0
+        self._total = len(cells)
         self._spent = self._planned = 0.0
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[eta]}"))
         self.progress = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
@@ -152,7 +176,7 @@ class Live:
         self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def cell_started(self, cell: Cell) -> None:
-        self._count += 1
+        self._started += 1
 
     def cell_progress(self, cell: Cell, stage: str, share: float) -> None:
         left = self._left[cell.id] * (1 - share)
@@ -160,14 +184,15 @@ class Live:
         eta = left + sum(value for key, value in self._left.items() if key != cell.id)
         # Predictions are off by one factor for all cells more than they are off cell by cell.
         pace = self._spent / self._planned if self._planned else 1.0
-        text = f"{self._count}/{self._total} {cell.label}: {stage or 'start'}"
+        text = f"{self._started}/{self._total} {cell.label}: {stage or 'start'}"
         self.progress.update(self._task, completed=done, description=text, eta=f"{seconds(eta * pace)} left")
 
     def cell_finished(self, cell: Cell, record: Record) -> None:
+        self._finished += 1
         self._spent += record.seconds
         self._planned += self._predicted[cell.id]
         self._left[cell.id] = 0.0
         factor = f", real-time factor {record.real_time_factor.median:.2f}" if record.real_time_factor else ""
         reason = f": {record.message}" if record.outcome != "ok" else factor
-        head = f"[{self._count}/{self._total}] {cell.label}: {record.outcome}"
+        head = f"[{self._finished}/{self._total}] {cell.label}: {record.outcome}"
         self.note(f"{head} in {seconds(record.seconds)}{reason}")

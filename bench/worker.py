@@ -6,8 +6,12 @@ driver moves it into the run. A cell that fails leaves a record too, unless its 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import errno
+import functools
 import gc
+import hashlib
 import math
 import tempfile
 import time
@@ -20,9 +24,9 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from bench import measure, systems
+from bench import energy, latency, measure, nvml, systems
 from bench.errors import InvalidOutputError, UnsupportedError
-from bench.isolation import Announcer
+from bench.isolation import Announcer, Ending, memory_limit
 from bench.records import (
     END_TO_END,
     RANDOM_WEIGHTS,
@@ -75,6 +79,16 @@ class Job:
         )
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What came of one job, wherever it ran; its files lie in `job.work`."""
+
+    job: Job
+    ending: Ending
+    started: datetime.datetime
+    preload: float
+
+
 class _AnnouncedStopwatch(measure.Stopwatch):
     def __init__(self, announcer: Announcer, phase: str) -> None:
         super().__init__(measure.synchronise())
@@ -90,15 +104,22 @@ def run_cell(job: Job, announcer: Announcer) -> None:
     started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
     found: dict[str, Any] = {}  # fields of the record; what was measured before a failure is kept
     phase = _Phase(announcer)
+    passes = {"cell": _passes, "exam": _exam, "analytic": _analytic}[job.cell.kind]
 
     def record(**ending: Any) -> Record:
         return job.record(started=started, seconds=time.perf_counter() - clock, **found, **ending)
 
     try:
-        {"cell": _passes, "exam": _exam, "analytic": _analytic}[job.cell.kind](job, phase, found)
-        answer = record(outcome="ok")
+        with memory_limit(job.suite.memory_limit):
+            passes(job, phase, found)
+        # What a system or scorer has put in is validated as a reader will: a NaN is null there.
+        answer = Record.model_validate_json(record(outcome="ok").model_dump_json())
     except Exception as error:
-        traceback.print_exc()
+        if isinstance(error, ValidationError):
+            found.pop("scores", None)
+        found["memory"] = measure.so_far(phase.resident, found.get("memory"))
+        with contextlib.suppress(OSError):  # the log may be what fills the disk
+            traceback.print_exc()
         answer = record(outcome=outcome_of(error), message=_message(error), stage_reached=phase.reached)
     write_atomically(job.work / RECORD, answer.model_dump_json())
 
@@ -110,12 +131,24 @@ class _Phase:
         self.announcer = announcer
         self.name = "load"
         self.stopwatch: measure.Stopwatch | None = None
+        self.resident: measure.PeakResident | None = None
+
+    def start_counting(self) -> int:
+        """From now on peaks count above what is resident, which is returned."""
+        baseline = measure.anonymous_bytes()
+        self.resident = measure.PeakResident(baseline)
+        self.announcer.baseline(baseline)
+        return baseline
 
     def enter(self, name: str) -> measure.Stopwatch:
         self.name = name
         self.announcer.stage(name)
-        self.stopwatch = _AnnouncedStopwatch(self.announcer, name)
-        return self.stopwatch
+        return self.watch(_AnnouncedStopwatch(self.announcer, name))
+
+    def watch(self, stopwatch: measure.Stopwatch) -> measure.Stopwatch:
+        """Of whom it is asked where a failure happened."""
+        self.stopwatch = stopwatch
+        return stopwatch
 
     @property
     def reached(self) -> str:
@@ -134,11 +167,16 @@ def outcome_of(error: Exception) -> Outcome:
     return "oom" if is_out_of_memory(error) else "crashed"
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Python's, CUDA's, and the CPU allocator's, which is a bare RuntimeError."""
-    named = type(error).__name__ in ("OutOfMemoryError", "MemoryError", "_ArrayMemoryError")
-    allocator = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    return named or isinstance(error, MemoryError) or allocator
+ALLOCATORS = ("can't allocate memory", "bad_alloc", "STATUS_ALLOC_FAILED")
+"""What the CPU allocator, C++ and CUDA's libraries say in a bare RuntimeError."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Python's, CUDA's and the kernel's, those that arrive as a RuntimeError, and what was raised from them."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    said = isinstance(error, RuntimeError) and any(words in str(error) for words in ALLOCATORS)
+    return named or refused or said or (error.__cause__ is not None and is_out_of_memory(error.__cause__))
 
 
 def _message(error: Exception) -> str:
@@ -154,22 +192,29 @@ def _passes(job: Job, phase: _Phase, found: dict[str, Any]) -> None:
         raise WeightsMissing(cell.weights_missing)
     system = systems.make(cell.adapter, cell.knobs)
     _set_threads(system, job.threads)
-    baseline = measure.anonymous_bytes()
+    baseline = phase.start_counting()
     clock = time.perf_counter()
     system.load()
     load = time.perf_counter() - clock
     requests = suite.requests()
 
-    first_stopwatch = phase.enter("first")
-    clock = time.perf_counter()
-    _generate(system, _batch(requests, cell, 0), first_stopwatch)
-    found["cold_start"] = ColdStart(load=load, first=time.perf_counter() - clock)
-    found["empty_region_seconds"] = measure.empty_region_seconds()
+    first = _timed(job, system, requests, phase, 0, "first")
+    found["cold_start"] = ColdStart(load=load, first=first.seconds)
+    found["empty_region_seconds"] = measure.empty_region_seconds(stopwatch=phase.enter("clock"))
 
-    _latency(job, system, requests, phase, found)
+    timed = functools.partial(_timed, job, system, requests, phase)
+    times = latency.latency(timed, suite, job.threads, first)
+    found["cold_start"] = ColdStart(load=load, first=first.seconds, compile=times.compile)
+    found["stages"], found["real_time_factor"] = times.stages, times.real_time_factor
+    found["contamination"], found["flags"] = times.contamination, times.flags
+    found["warnings"] = times.warnings
     phase.enter("memory")
     found["memory"] = measure.memory(
-        lambda stages: _generate(system, _batch(requests, cell, 0), stages), baseline
+        lambda stages: _generate(system, _batch(requests, cell, 0), phase.watch(stages)), baseline
+    )
+    quiet = phase.enter("energy")
+    found["energy_joules"] = energy.joules(
+        lambda: _generate(system, _batch(requests, cell, 0), quiet), nvml.open_device()
     )
     if RANDOM_WEIGHTS in cell.flags:
         return  # a score of noise would be taken for the system's
@@ -215,30 +260,20 @@ def _generate(system: System, requests: Sequence[Request], stages: measure.Stopw
     return output
 
 
-def _latency(job: Job, system: System, requests: list[Request], phase: _Phase, found: dict[str, Any]) -> None:
-    """Text in, file out, for `batch_size` clips, `repeats` times after `warmup`."""
-    for number in range(job.suite.warmup):
-        _timed(system, _batch(requests, job.cell, number), phase.enter("warm-up"))
-    stopwatch = phase.enter("latency")
-    factors = []
-    for number in range(job.suite.repeats):
-        gc.collect()
-        batch = _batch(requests, job.cell, number)
-        output = _timed(system, batch, stopwatch)
-        video_seconds = len(batch) * output.frames.shape[1] / system.fps
-        factors.append(stopwatch.samples[END_TO_END][-1] / video_seconds)
-    found["stages"] = {name: measure.timing(values) for name, values in stopwatch.samples.items()}
-    found["real_time_factor"] = measure.timing(factors)
-
-
-def _timed(system: System, batch: list[Request], stopwatch: measure.Stopwatch) -> Output:
+def _timed(
+    job: Job, system: System, requests: list[Request], phase: _Phase, number: int, name: str
+) -> latency.Sample:
+    """Text in, file out, for batch `number` of `batch_size` clips, in the pass `name`."""
+    stopwatch = phase.enter(name)
+    batch = _batch(requests, job.cell, number)
+    gc.collect()
     with tempfile.TemporaryDirectory() as folder, stopwatch(END_TO_END):
         output = system.generate(batch, stopwatch)
         with stopwatch(FILE_ENCODE):
             for place, frames in enumerate(output.frames):
                 write_video(Path(folder) / f"{place}.mp4", frames, system.fps)
     systems.check_output(output, len(batch))
-    return output
+    return latency.Sample(stopwatch.samples, len(batch) * output.frames.shape[1] / system.fps)
 
 
 def _quality(job: Job, system: System, requests: list[Request], phase: _Phase) -> Output:
@@ -298,9 +333,15 @@ def _store_clips(
         path = folder / f"{request.index:05d}-{request.seed}.mp4"
         if not path.exists():
             write_video(path, output.frames[place], fps)
-        relative = path.relative_to(job.work).as_posix()
         clips.append(
-            Clip(index=request.index, prompt=request.prompt, seed=request.seed, path=relative, role=role)
+            Clip(
+                index=request.index,
+                prompt=request.prompt,
+                seed=request.seed,
+                path=path.relative_to(job.work).as_posix(),
+                role=role,
+                sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            )
         )
     return tuple(clips)
 

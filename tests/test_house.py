@@ -133,6 +133,7 @@ def test_every_import_is_declared() -> None:
             ("magic141", "train"): train,
             ("magic141", "sparsify"): quantise,
             ("bench", "micro"): timings,
+            ("bench", "scale.py"): harness | names(extras["ray"]),
         }
         declared = special.get(parts[:2], core if parts[0] == "magic141" else harness)
         for module in imported(path) - set(sys.stdlib_module_names) - ours:

@@ -16,6 +16,7 @@ scorer: bench.baselines.fake:SCORER
 metrics: [brightness, noise]
 clips: 1
 repeats: 3
+extra_repeats: 0
 time_limit: 20
 """
 

@@ -33,12 +33,14 @@ def test_the_command_line_is_frozen() -> None:
         for name, command in group.commands.items()  # type: ignore[attr-defined]
     }
     assert found == {
-        "run": ["suite", "--dry-run", "--resume", "--out", "--only", "--no-report"],
+        "run": ["suite", "--dry-run", "--resume", "--out", "--only", "--no-report", "--shard", "--ray"],
+        "merge": ["runs", "--out", "--mixed", "--no-report"],
         "ls": ["--out"],
         "show": ["name", "--out", "--cell"],
         "diff": ["first", "second", "--out"],
         "gate-power": ["--gates", "--seed", "--methods", "--json"],
         "analytic": ["--json", "--markdown"],
+        "check": ["adapter", "--knob"],
         "schema": [],
     }
 

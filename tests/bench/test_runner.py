@@ -68,6 +68,7 @@ prompts: {texts: [a red circle]}
 scorer: bench.baselines.fake:SCORER
 metrics: [brightness]
 repeats: 3
+extra_repeats: 0
 time_limit: 3
 """
     run = drive(suite_file(FAILING, head=head), tmp_path / "out")
@@ -119,6 +120,10 @@ def test_an_ok_record_is_complete(tmp_path: Path, suite_file: SuiteFile) -> None
     assert record.memory.tensors == record.memory.cuda_allocated == "not measurable"
     cold = record.cold_start
     assert None not in (cold.imports, cold.spawn, cold.load, cold.first)
+    assert cold.compile is not None
+    assert len(record.contamination) == 3
+    assert all(sample.foreign is not None for sample in record.contamination)
+    assert record.energy_joules is None  # there is no counter on a CPU
     assert record.empty_region_seconds is not None
     rows = list(read_samples(run, record))
     assert [row["prompt"] for row in rows] == ["a red circle", "a blue square", "a green star"]
@@ -169,7 +174,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]
     folder = tmp_path_factory.mktemp("whole")
     suite = folder / "suite.yaml"
     head = "prompts: {texts: [a red circle, a blue square]}\nscorer: bench.baselines.fake:SCORER\n"
-    rest = "metrics: [brightness, noise]\nclips: 1\nrepeats: 3\n"
+    rest = "metrics: [brightness, noise]\nclips: 1\nrepeats: 3\nextra_repeats: 0\n"
     systems = "".join(f"  {line}\n" for line in STEADY.strip().splitlines())
     suite.write_text(f"name: suite\n{head}{rest}systems:\n{systems}", encoding="utf-8")
     return suite, drive(suite, folder / "out")

@@ -1,0 +1,164 @@
+"""What else the machine did during a timed sample, and whether that spoils it.
+
+A spoilt sample is marked and replaced, up to a stated number of samples; it is never averaged in unseen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from bench.nvml import Device
+from bench.records import Contamination
+
+STEAL = 0.02
+"""Share of the cores' time that the hypervisor may give to others: as much as medians here differ anyway."""
+PRESSURE = 0.15
+"""Share of the time in which some task waited for a core. Threads that wake each other cause a few percent alone."""
+SWITCHES = 50.0
+"""Times a second that each thread may be made to leave its core. Alone it is a handful; beside a busy process the
+scheduler's slices of 3 to 4 ms make it 100 and more."""
+FOREIGN = 0.10
+"""Share of the machine's cores that other processes may use: they share caches, memory and the clock's budget."""
+CLOCK = 0.90
+"""Share of the pass's highest GPU clock below which a sample ran on another machine, so to speak."""
+RESOLUTION = 0.05
+"""Core seconds below which nothing is claimed: the kernel counts in ticks of 10 ms, on each core."""
+FEWEST_SWITCHES = 5
+ENOUGH = 3
+"""Valid samples (or half of those wanted, if that is more) below which a median of the valid ones says too little."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Counters at one moment, in seconds since some beginning; None where the system does not count."""
+
+    wall: float
+    busy: float
+    own: float
+    steal: float | None = None
+    pressure: float | None = None
+    switches: int | None = None
+    clock: int | None = None
+    throttle: tuple[str, ...] = ()
+    others: int = 0
+
+
+def read(device: Device | None) -> Reading:
+    """Takes some milliseconds: call it outside of what is timed."""
+    times = psutil.cpu_times()
+    busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
+    switches = None
+    if sys.platform != "win32":
+        import resource
+
+        switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+    return Reading(
+        wall=time.perf_counter(),
+        busy=busy,
+        own=_own_seconds(),
+        steal=getattr(times, "steal", None),
+        pressure=_pressure(),
+        switches=switches,
+        clock=None if device is None else device.clock(),
+        throttle=() if device is None else device.throttle(),
+        others=0 if device is None else device.others(),
+    )
+
+
+def _own_seconds() -> float:
+    """CPU seconds of this process and its children, dead and alive."""
+    process = psutil.Process()
+    times = process.cpu_times()
+    total = time.process_time() + times.children_user + times.children_system
+    for child in process.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            total += sum(child.cpu_times()[:2])
+    return total
+
+
+def _pressure() -> float | None:
+    """Seconds in which at least one task waited for a core; Linux with pressure stall information."""
+    try:
+        some = Path("/proc/pressure/cpu").read_text(encoding="ascii").splitlines()[0]
+        return int(some.rpartition("total=")[2]) * 1e-6
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def between(
+    before: Reading, after: Reading, cores: int, threads: int, top_clock: int | None
+) -> Contamination:
+    """What happened between two readings, on a machine of `cores`; `top_clock` is the pass's highest."""
+    wall = after.wall - before.wall
+    steal = None if before.steal is None or after.steal is None else max(0.0, after.steal - before.steal)
+    waited = (
+        None
+        if before.pressure is None or after.pressure is None
+        else max(0.0, after.pressure - before.pressure)
+    )
+    switched = None if before.switches is None or after.switches is None else after.switches - before.switches
+    foreign = max(0.0, (after.busy - before.busy) - (after.own - before.own))
+    capacity = wall * cores
+    reasons = []
+    if steal is not None and steal > max(STEAL * capacity, RESOLUTION):
+        reasons.append("steal time")
+    if waited is not None and waited > max(PRESSURE * wall, RESOLUTION):
+        reasons.append("waiting for a core")
+    if switched is not None and switched > max(SWITCHES * threads * wall, FEWEST_SWITCHES):
+        reasons.append("involuntary switches")
+    if foreign > max(FOREIGN * capacity, RESOLUTION):
+        reasons.append("foreign load")
+    if after.clock is not None and top_clock is not None and after.clock < CLOCK * top_clock:
+        reasons.append("GPU clock")
+    if after.throttle or before.throttle:
+        reasons.append("GPU throttled")
+    if after.others or before.others:
+        reasons.append("other processes on the GPU")
+    return Contamination(
+        seconds=wall,
+        steal=None if steal is None else steal / capacity,
+        pressure=None if waited is None else waited / wall,
+        switches=None if switched is None else switched / wall / threads,
+        foreign=foreign / capacity,
+        gpu_clock=after.clock,
+        gpu_throttle=tuple(dict.fromkeys((*before.throttle, *after.throttle))),
+        gpu_others=max(before.others, after.others),
+        reasons=tuple(reasons),
+    )
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`keep`: places of the samples to report; `disturbed`: too few were valid, and all are kept."""
+
+    keep: tuple[int, ...]
+    disturbed: bool = False
+    warning: str = ""
+
+
+def decide(samples: Sequence[Contamination], wanted: int) -> Decision:
+    """Valid samples where there are enough; else all of them, and the record says so."""
+    valid = tuple(place for place, sample in enumerate(samples) if not sample.reasons)
+    if len(valid) == len(samples):
+        return Decision(valid)
+    causes = Counter(reason for sample in samples for reason in sample.reasons)
+    why = ", ".join(f"{reason} in {count}" for reason, count in causes.most_common())
+    if len(valid) >= min(wanted, max(ENOUGH, math.ceil(wanted / 2))):
+        left_out = len(samples) - len(valid)
+        return Decision(
+            valid, warning=f"{left_out} of {len(samples)} timed samples were disturbed and left out: {why}"
+        )
+    warning = (
+        f"only {len(valid)} of {len(samples)} timed samples were undisturbed, so the medians are over all of them "
+        f"and say little: {why}"
+    )
+    return Decision(tuple(range(len(samples))), disturbed=True, warning=warning)

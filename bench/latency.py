@@ -1,0 +1,90 @@
+"""The latency pass: warm-up until times are steady, then samples until enough of them are undisturbed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import psutil
+
+from bench import contamination, measure, nvml
+from bench.records import END_TO_END, Contamination, Timing
+from bench.suite import Suite
+
+WINDOW, TREND = 3, 0.05
+"""Times are steady when the last three neither fall nor rise by more than a twentieth in all."""
+DISTURBED = "disturbed"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Seconds of every stage of one generation, and of the video it made."""
+
+    stages: dict[str, list[float]]
+    video: float
+
+    @property
+    def seconds(self) -> float:
+        return self.stages[END_TO_END][-1]
+
+
+Timed = Callable[[int, str], Sample]
+"""Generates batch `number` in the pass of that name, text in, files out."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """`compile`: seconds that the generations before the steady ones took beyond these."""
+
+    stages: dict[str, Timing]
+    real_time_factor: Timing
+    compile: float
+    contamination: tuple[Contamination, ...]
+    flags: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = field(default=())
+
+
+def steady(seconds: Sequence[float]) -> bool:
+    """Whether the last `WINDOW` times show no trend: one that is strictly monotone and larger than `TREND`."""
+    if len(seconds) < WINDOW:
+        return False
+    last = np.asarray(seconds[-WINDOW:])
+    steps = np.diff(last)
+    monotone = bool((steps < 0).all() or (steps > 0).all())
+    return not (monotone and abs(last[-1] - last[0]) > TREND * last.max())
+
+
+def latency(timed: Timed, suite: Suite, threads: int, first: Sample) -> Latency:
+    """Warms up after the `first` generation, then takes `repeats` valid samples, at most `extra_repeats` more."""
+    warm = [first.seconds]
+    while len(warm) <= suite.warmup or (len(warm) <= suite.warmup_limit and not steady(warm)):
+        warm.append(timed(len(warm) - 1, "warm-up").seconds)
+    warnings = []
+    if suite.warmup_limit > suite.warmup and not steady(warm):
+        warnings.append(f"times still had a trend after {len(warm) - 1} generations of warm-up")
+
+    device, cores = nvml.open_device(), psutil.cpu_count() or 1
+    samples: list[Sample] = []
+    seen: list[Contamination] = []
+    top_clock = None
+    most = suite.repeats + suite.extra
+    while len(samples) < most and sum(not one.reasons for one in seen) < suite.repeats:
+        before = contamination.read(device)
+        samples.append(timed(len(samples), "latency"))
+        after = contamination.read(device)
+        top_clock = max(filter(None, (top_clock, after.clock)), default=None)
+        seen.append(contamination.between(before, after, cores, threads, top_clock))
+    decision = contamination.decide(seen, suite.repeats)
+    kept = [samples[place] for place in decision.keep]
+    names = dict.fromkeys(name for sample in kept for name in sample.stages)
+    stages = {name: [value for one in kept for value in one.stages.get(name, ())] for name in names}
+    whole = measure.timing(stages[END_TO_END])
+    return Latency(
+        stages={name: measure.timing(values) for name, values in stages.items()},
+        real_time_factor=measure.timing([sample.seconds / sample.video for sample in kept]),
+        compile=sum(max(0.0, value - whole.median) for value in warm),
+        contamination=tuple(seen),
+        flags=(DISTURBED,) if decision.disturbed else (),
+        warnings=(*warnings, *filter(None, [decision.warning])),
+    )
