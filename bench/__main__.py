@@ -123,6 +123,48 @@ def diff(first: RunName, second: RunName, out: Out = RESULTS) -> None:
 
 
 @app.command()
+def select(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN_OR_FOLDER...", help="Training runs, pipeline folders.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where choice and answers go.")],
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps of the candidates.")] = 4,
+    guidance: Annotated[float, typer.Option(help="Guidance of the candidates.")] = 1.0,
+    shift: Annotated[
+        float | None, typer.Option(help="Shift of the candidates; their own unless given.")
+    ] = None,
+    task: Annotated[
+        str, typer.Option(help="As the adapter `bench.baselines.lab:Lab` calls it.")
+    ] = "image to video",
+    teacher: Annotated[str, typer.Option(help="The reference.")] = "lab",
+    teacher_steps: Annotated[int, typer.Option(min=1, help="Its denoising steps.")] = 56,
+    teacher_guidance: Annotated[float, typer.Option(help="Its guidance.")] = 2.0,
+    teacher_shift: Annotated[float | None, typer.Option(help="Its shift; its own unless given.")] = None,
+    prompts: Annotated[int, typer.Option(min=46, help="Validation prompts for quality.")] = 256,
+    spread: Annotated[int, typer.Option(min=8, help="Further ones for diversity.")] = 64,
+    seeds: Annotated[int, typer.Option(min=2, help="Clips of each of those.")] = 8,
+) -> None:
+    """Pick the best checkpoint by quality, motion and diversity on the validation split (see bench/select.py)."""
+    with typed_errors():
+        from bench import select as selection
+        from bench import tables, trials
+
+        shared = {"task": task, "num_inference_steps": steps, "guidance_scale": guidance, "shift": shift}
+        reference = shared | {
+            "model": teacher,
+            "num_inference_steps": teacher_steps,
+            "guidance_scale": teacher_guidance,
+            "shift": teacher_shift,
+        }
+        options = selection.Options(shared, reference, prompts, spread, seeds)
+        choice = selection.select(selection.candidates(runs), options, out, trials.ask, console.print)
+        console.print(tables.selection(choice))
+        console.print(
+            f"chosen: {choice['chosen']}; {out / selection.CHOICE}", soft_wrap=True, highlight=False
+        )
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of suite files, for editors."""
     from bench.suite import Suite

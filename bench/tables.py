@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, Group
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -38,6 +39,22 @@ def number(score: Score) -> str:
     if score.low is None or score.high is None:
         return f"{score.value:.3g}"
     return f"{score.value:.3g} ± {(score.high - score.low) / 2:.2g}"
+
+
+def selection(choice: Mapping[str, Any]) -> Table:
+    """Candidates by cost, the best first, with the parts of the cost."""
+    parts = ("quality", "attributes", "motion", "diversity")
+    table = Table(Column("candidate", overflow="fold"), Column("cost", justify="right"), box=None)
+    for part in parts:
+        table.add_column(part, justify="right")
+    for row in choice["candidates"]:
+        if row["cost"] is None:
+            table.add_row(row["candidate"], "none", row["why"])
+        else:
+            table.add_row(
+                row["candidate"], *(f"{x:.3f}" for x in (row["cost"], *map(row["terms"].get, parts)))
+            )
+    return table
 
 
 def plan(cells: Sequence[Cell], budgets: Sequence[Budget], done: set[str]) -> Table:
