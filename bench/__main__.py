@@ -165,6 +165,52 @@ def select(
 
 
 @app.command()
+def claims(
+    quick: Annotated[bool, typer.Option("--quick", help="Show a direction of (b) in 20 minutes.")] = False,
+    only: Annotated[list[str] | None, typer.Option("--only", metavar="CLAIM", help="a1, b1, …")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the items and their cost, and stop.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="The store; claims or claims-quick in results unless given."
+        ),
+    ] = None,
+    doc: Annotated[
+        Path | None,
+        typer.Option(help="The document to write; docs/claims.md for a full run of all, else in the store."),
+    ] = None,
+) -> None:
+    """Run what is missing of the paper's claims, and write their table (see docs/claims.md)."""
+    with typed_errors():
+        from bench import tables, trials
+        from bench.claims import document, registry, runs
+        from bench.claims.driver import Driver
+        from bench.records import write_atomically
+
+        scale = runs.QUICK if quick else runs.FULL
+        experiments = registry.chosen(scale, only or [])
+        store = out or RESULTS / ("claims-quick" if quick else "claims")
+        whole = not quick and not only
+        target = doc or (Path("docs/claims.md") if whole else store / "claims.md")
+        driver = Driver(experiments, scale, store, trials.ask, console.print)
+        console.print(tables.claim_items(driver.items, driver.left()))
+        failed = 0
+        try:
+            if not dry_run:
+                failed = driver.run()
+        finally:
+            found = driver.table()
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(target, document.markdown(experiments, scale, found, driver.items))
+        console.print(tables.claims(found))
+        console.print(f"{target} written; what is done: {store}", soft_wrap=True, highlight=False)
+        if failed:
+            raise typer.Exit(1)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of suite files, for editors."""
     from bench.suite import Suite

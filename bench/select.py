@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from bench import jsonl
 from bench.errors import RunError
 from bench.records import Knob, write_atomically
 from bench.trials import Question, Sample, Trial, positions, value
@@ -100,10 +100,7 @@ def select(
         if question.id not in known:
             trial = ask(question)
             known[question.id] = trial
-            with (out / ANSWERS).open("ab") as file:
-                file.write(trial.model_dump_json().encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
+            jsonl.append(out / ANSWERS, trial.model_dump_json())
         return known[question.id]
 
     reference = [answer(question) for question in options.questions(options.reference)]
@@ -145,14 +142,8 @@ def select(
 
 def _answers(path: Path) -> dict[str, Trial]:
     """What was answered before; a torn last line is dropped, and asked again."""
-    if not path.exists():
-        return {}
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        path.write_bytes(whole)
     try:
-        trials = [Trial.model_validate_json(line) for line in whole.splitlines()]
+        trials = [Trial.model_validate_json(line) for line in jsonl.read(path)]
     except ValidationError as error:
         raise RunError(f"{path} cannot be read, delete it to ask again: {error}") from error
     return {trial.question: trial for trial in trials}

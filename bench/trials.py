@@ -10,6 +10,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import Field
+
 from bench import systems
 from bench.records import Frozen, Knob, Score, digest
 from bench.scorers import LAB
@@ -53,6 +55,7 @@ class Trial(Frozen):
     weights_sha256: str | None
     sample: Sample
     scores: dict[str, Score]
+    accuracy: tuple[float, ...] = Field((), description="accuracy-mean clip by clip, for pairs")
     ends: tuple[tuple[tuple[float | None, float | None], ...], ...] = ()
     seconds: float
 
@@ -113,9 +116,11 @@ def ask(question: Question) -> Trial:
                 assert request.scene is not None
                 ends[start + place] = final_position(clip, request.scene)
     scores: dict[str, Score] = {}
+    accuracy: list[float] = []
     if question.metrics:
         found: Scores = LAB.score(Output(np.concatenate(frames)), requests, question.metrics)
         scores = found.aggregate
+        accuracy = [float(row["accuracy-mean"]) for row in found.per_sample]
     places = ends.reshape(question.sample.seeds, len(scenes), 2).swapaxes(0, 1)
     return Trial(
         question=question.id,
@@ -123,6 +128,7 @@ def ask(question: Question) -> Trial:
         weights_sha256=system.weights(),
         sample=question.sample,
         scores=scores,
+        accuracy=tuple(accuracy),
         ends=_plain(places) if question.ends else (),
         seconds=time.perf_counter() - clock,
     )

@@ -37,6 +37,22 @@ def test_the_command_line_is_frozen() -> None:
         "ls": ["--out"],
         "show": ["name", "--out", "--cell"],
         "diff": ["first", "second", "--out"],
+        "select": [
+            "runs",
+            "--out",
+            "--steps",
+            "--guidance",
+            "--shift",
+            "--task",
+            "--teacher",
+            "--teacher-steps",
+            "--teacher-guidance",
+            "--teacher-shift",
+            "--prompts",
+            "--spread",
+            "--seeds",
+        ],
+        "claims": ["--quick", "--only", "--dry-run", "--out", "--doc"],
         "schema": [],
     }
 
