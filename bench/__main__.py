@@ -148,8 +148,14 @@ def select(
     with typed_errors():
         from bench import select as selection
         from bench import tables, trials
+        from bench.records import Knob
 
-        shared = {"task": task, "num_inference_steps": steps, "guidance_scale": guidance, "shift": shift}
+        shared: dict[str, Knob] = {
+            "task": task,
+            "num_inference_steps": steps,
+            "guidance_scale": guidance,
+            "shift": shift,
+        }
         reference = shared | {
             "model": teacher,
             "num_inference_steps": teacher_steps,

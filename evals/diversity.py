@@ -57,7 +57,7 @@ def is_open(scene: Scene) -> bool:
 
 def variances(positions: Array) -> Array:
     """Trace of the unbiased covariance over seeds: (P, S, 2), NaN where not found, to (P,), NaN below 2 found."""
-    known = np.isfinite(positions).all(axis=-1)
+    known: NDArray[np.bool_] = np.asarray(np.isfinite(positions).all(axis=-1))
     count = known.sum(axis=1)
     kept = np.where(known[..., None], positions, 0.0)
     mean = kept.sum(axis=1) / np.maximum(count, 1)[:, None]

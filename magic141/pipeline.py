@@ -172,31 +172,30 @@ class Magic141Pipeline(DiffusionPipeline):
         with self.stage_hook(stages.TEXT_ENCODE):
             texts = self._encode_texts(prompts, negatives if {guidance_scale, image_guidance} != {1} else [])
 
+        made: Tensor
         if not factorised:
             noise = self._noise(shape, generator, latents)
             condition = Condition(*texts, guidance_scale)
-            latents = self.denoise(noise, condition, generator, self.stage_hook, callback_on_step_end)
+            made = self.denoise(noise, condition, generator, self.stage_hook, callback_on_step_end)
         elif pixels is None:
             with self.stage_hook(stages.IMAGE):
                 one = (*shape[:2], 1, *shape[3:])
                 noise = self._noise(one, generator, latents if num_frames == 1 else None)
-                image_latent = self.denoise(noise, Condition(*texts, image_guidance), generator)
+                made = self.denoise(noise, Condition(*texts, image_guidance), generator)
                 if num_frames > 1:
-                    pixels = self._decode(image_latent)[:, :, 0].clamp(-1, 1)
+                    pixels = self._decode(made)[:, :, 0].clamp(-1, 1)
 
-        if factorised and pixels is None:
-            latents = image_latent
-        elif pixels is not None:
+        if pixels is not None:
             with self.stage_hook(stages.IMAGE_ENCODE):
                 image_tokens, image_latent = self._encode_image(pixels)
             noise = self._noise(shape, generator, latents)
             condition = Condition(*texts, guidance_scale, image_tokens, image_latent)
-            latents = self.denoise(noise, condition, generator, self.stage_hook, callback_on_step_end)
+            made = self.denoise(noise, condition, generator, self.stage_hook, callback_on_step_end)
 
-        frames: Any = latents
+        frames: Any = made
         if output_type != "latent":
             with self.stage_hook(stages.VAE_DECODE):
-                video = self._decode(latents)
+                video = self._decode(made)
             frames = self.video_processor.postprocess_video(video, output_type=output_type)
         self.maybe_free_model_hooks()
         return Magic141PipelineOutput(frames=frames, images=pixels) if return_dict else (frames,)

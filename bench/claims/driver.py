@@ -86,7 +86,7 @@ class Driver:
             self.note(f"{item.name} (about {item.minutes:.1f} min)")
             clock = time.perf_counter()
             try:
-                trial = self._train(item) if isinstance(item, Train) else self._evaluate(item)
+                trial = self._answer(item)
             except (InputError, RunError, WeightsMissing) as error:
                 self._fail(item, str(error), failed)
                 continue
@@ -102,6 +102,13 @@ class Driver:
         if preset not in self._weights:
             self._weights[preset] = _fingerprint(preset)
         return digest({"item": item.id, "weights": self._weights[preset], "teacher": self._teacher})
+
+    def _answer(self, item: Item) -> Trial | None:
+        """A trial's answer; a training has none."""
+        if isinstance(item, Evaluate):
+            return self._evaluate(item)
+        self._train(item)
+        return None
 
     def _train(self, item: Train) -> None:
         folder = self.out / "train" / self._teacher

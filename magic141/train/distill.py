@@ -92,9 +92,9 @@ class Plan:
             raise InputError(f"steps={self.steps} must be at least 1: students have 1 to 8")
         if self.critic_updates < 1:
             raise InputError(f"critic_updates={self.critic_updates} must be at least 1: 2 to 5 are usual")
-        for name, value, least in (("guidance", self.guidance, 0.0), ("shift", self.shift, 1e-3)):
-            if not (math.isfinite(value) and value >= least):
-                raise InputError(f"{name}={value} must be a finite number from {least:g}")
+        for name, number, least in (("guidance", self.guidance, 0.0), ("shift", self.shift, 1e-3)):
+            if not (math.isfinite(number) and number >= least):
+                raise InputError(f"{name}={number} must be a finite number from {least:g}")
 
     def scheduler(self) -> FlowMatchScheduler:
         """The sampler that the student was made for. Its guidance is in the weights, so 1 is its default."""
