@@ -218,7 +218,7 @@ def train(
     def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         task = plan.tasks[step // method.turns % len(plan.tasks)]
         batch = draw(task, generator)
-        with autocast(settings.device, cache=False):  # a student steps without gradient first, then with
+        with autocast(settings.device):
             terms: dict[str, Tensor] = method(step, batch, generator)
         return terms
 

@@ -62,14 +62,10 @@ class Progressed:
     seconds: float = 0.0
 
 
-def autocast(device: str = "cpu", cache: bool = True) -> torch.autocast:
-    """Mixed precision where `device` multiplies bfloat16 natively; on other CPUs it would be far slower.
-
-    Without `cache` weights are cast at every use: a cast that was made and kept under `no_grad` has no gradient.
-    """
+def autocast(device: str = "cpu") -> torch.autocast:
+    """Mixed precision where `device` multiplies bfloat16 natively; on other CPUs it would be far slower."""
     kind = torch.device(device).type
-    enabled = kind != "cpu" or native_bfloat16()
-    return torch.autocast(kind, torch.bfloat16, enabled=enabled, cache_enabled=cache)
+    return torch.autocast(kind, torch.bfloat16, enabled=kind != "cpu" or native_bfloat16())
 
 
 def optimizers(model: nn.Module, settings: Settings) -> list[torch.optim.Optimizer]:
