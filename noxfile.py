@@ -4,6 +4,7 @@
     python -m nox -s tests             the test suite
     python -m nox -s lint              style, types, import contracts
     python -m nox -s train -- vae      one training stage
+    python -m nox -s claims            the paper's claims, pre-registered and resumable
     python -m nox -s dev               only makes the `.venv`, with the project editable and all tools
 
 Words after `--` go to the tool behind a session. The `.venv` is made by whichever session first finds
@@ -54,6 +55,12 @@ def lint(session: nox.Session) -> None:
     run_python(session, "-m", "mypy")
     # import-linter has no `python -m`; its script is not on the path of an environment that is not activated.
     run_python(session, "-c", "from importlinter.cli import lint_imports_command as run; run()")
+
+
+@nox.session
+def claims(session: nox.Session) -> None:
+    """Run what is missing of the paper's claims (`-- --quick` for a direction in 20 minutes), and write their table."""
+    run_python(session, "-m", "bench", "claims", *session.posargs)
 
 
 @nox.session

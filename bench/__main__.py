@@ -214,6 +214,100 @@ def check(
 
 
 @app.command()
+def select(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN_OR_FOLDER...", help="Training runs, pipeline folders.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where choice and answers go.")],
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps of the candidates.")] = 4,
+    guidance: Annotated[float, typer.Option(help="Guidance of the candidates.")] = 1.0,
+    shift: Annotated[
+        float | None, typer.Option(help="Shift of the candidates; their own unless given.")
+    ] = None,
+    task: Annotated[
+        str, typer.Option(help="As the adapter `bench.baselines.lab:Lab` calls it.")
+    ] = "image to video",
+    teacher: Annotated[str, typer.Option(help="The reference.")] = "lab",
+    teacher_steps: Annotated[int, typer.Option(min=1, help="Its denoising steps.")] = 56,
+    teacher_guidance: Annotated[float, typer.Option(help="Its guidance.")] = 2.0,
+    teacher_shift: Annotated[float | None, typer.Option(help="Its shift; its own unless given.")] = None,
+    prompts: Annotated[int, typer.Option(min=46, help="Validation prompts for quality.")] = 256,
+    spread: Annotated[int, typer.Option(min=8, help="Further ones for diversity.")] = 64,
+    seeds: Annotated[int, typer.Option(min=2, help="Clips of each of those.")] = 8,
+) -> None:
+    """Pick the best checkpoint by quality, motion and diversity on the validation split (see bench/select.py)."""
+    with typed_errors():
+        from bench import select as selection
+        from bench import tables, trials
+        from bench.records import Knob
+
+        shared: dict[str, Knob] = {
+            "task": task,
+            "num_inference_steps": steps,
+            "guidance_scale": guidance,
+            "shift": shift,
+        }
+        reference = shared | {
+            "model": teacher,
+            "num_inference_steps": teacher_steps,
+            "guidance_scale": teacher_guidance,
+            "shift": teacher_shift,
+        }
+        options = selection.Options(shared, reference, prompts, spread, seeds)
+        choice = selection.select(selection.candidates(runs), options, out, trials.ask, console.print)
+        console.print(tables.selection(choice))
+        console.print(
+            f"chosen: {choice['chosen']}; {out / selection.CHOICE}", soft_wrap=True, highlight=False
+        )
+
+
+@app.command()
+def claims(
+    quick: Annotated[bool, typer.Option("--quick", help="Show a direction of (b) in 20 minutes.")] = False,
+    only: Annotated[list[str] | None, typer.Option("--only", metavar="CLAIM", help="a1, b1, …")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the items and their cost, and stop.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="The store; claims or claims-quick in results unless given."
+        ),
+    ] = None,
+    doc: Annotated[
+        Path | None,
+        typer.Option(help="The document to write; docs/claims.md for a full run of all, else in the store."),
+    ] = None,
+) -> None:
+    """Run what is missing of the paper's claims, and write their table (see docs/claims.md)."""
+    with typed_errors():
+        from bench import tables, trials
+        from bench.claims import document, registry, runs
+        from bench.claims.driver import Driver
+        from bench.records import write_atomically
+
+        scale = runs.QUICK if quick else runs.FULL
+        experiments = registry.chosen(scale, only or [])
+        store = out or RESULTS / ("claims-quick" if quick else "claims")
+        whole = not quick and not only
+        target = doc or (Path("docs/claims.md") if whole else store / "claims.md")
+        driver = Driver(experiments, scale, store, trials.ask, console.print)
+        console.print(tables.claim_items(driver.items, driver.left()))
+        failed = 0
+        try:
+            if not dry_run:
+                failed = driver.run()
+        finally:
+            found = driver.table()
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(target, document.markdown(experiments, scale, found, driver.items))
+        console.print(tables.claims(found))
+        console.print(f"{target} written; what is done: {store}", soft_wrap=True, highlight=False)
+        if failed:
+            raise typer.Exit(1)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of suite files, for editors."""
     from bench.suite import Suite

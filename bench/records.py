@@ -174,6 +174,58 @@ class AnalyticRow(Frozen):
     source: str
 
 
+class CurvePoint(Frozen):
+    """One place of a curve, over the seeds of a claim. `low` and `high` span them at 95 % (None with one seed)."""
+
+    x: float
+    y: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Curve(Frozen):
+    """A line of a claim's figure."""
+
+    name: str
+    points: tuple[CurvePoint, ...]
+
+
+class ClaimRow(Frozen):
+    """A line of the claims table: what the paper says, what was asked here, and what came out."""
+
+    id: str
+    claim: str
+    paper: str = Field(description="the paper's number")
+    protocol: str
+    sample: str = Field(description="sample size and seeds")
+    threshold: str = Field(description="stated before the runs")
+    value: FiniteFloat | None = None
+    low: FiniteFloat | None = None
+    high: FiniteFloat | None = None
+    verdict: Literal["reproduced", "not reproduced", "not testable here", "not run yet"]
+    note: str = ""
+    x_label: str = ""
+    y_label: str = ""
+    curves: tuple[Curve, ...] = ()
+
+    @model_validator(mode="after")
+    def _a_verdict_rests_on_a_number(self) -> Self:
+        if self.verdict in ("reproduced", "not reproduced") and self.value is None:
+            raise ValueError(f"verdict {self.verdict!r} needs a value")
+        return self
+
+
+class ClaimsTable(Frozen):
+    """claims.json, beside the runs of a results folder: the last state of all claims."""
+
+    schema_version: Literal[1] = 1
+    scale: str
+    rows: tuple[ClaimRow, ...]
+
+
+CLAIMS = "claims.json"
+
+
 class Prompts(Frozen):
     """Which prompts a cell asks: a world split and count, or a list; `sha256` covers the texts."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -12,9 +13,22 @@ from rich.text import Text
 
 from bench.check import Finding
 from bench.compare import Difference
-from bench.records import END_TO_END, NOT_MEASURABLE, AnalyticRow, Budget, Bytes, Manifest, Record, Score
+from bench.records import (
+    END_TO_END,
+    NOT_MEASURABLE,
+    AnalyticRow,
+    Budget,
+    Bytes,
+    ClaimsTable,
+    Manifest,
+    Record,
+    Score,
+)
 from bench.shards import Merged
 from bench.suite import Cell
+
+if TYPE_CHECKING:
+    from bench.claims.runs import Item
 
 METRICS_A_TABLE = 5
 SHOWN_ID = 8
@@ -40,6 +54,45 @@ def number(score: Score) -> str:
     if score.low is None or score.high is None:
         return f"{score.value:.3g}"
     return f"{score.value:.3g} ± {(score.high - score.low) / 2:.2g}"
+
+
+def selection(choice: Mapping[str, Any]) -> Table:
+    """Candidates by cost, the best first, with the parts of the cost."""
+    parts = ("quality", "attributes", "motion", "diversity")
+    table = Table(Column("candidate", overflow="fold"), Column("cost", justify="right"), box=None)
+    for part in parts:
+        table.add_column(part, justify="right")
+    for row in choice["candidates"]:
+        if row["cost"] is None:
+            table.add_row(row["candidate"], "none", row["why"])
+        else:
+            table.add_row(
+                row["candidate"], *(f"{x:.3f}" for x in (row["cost"], *map(row["terms"].get, parts)))
+            )
+    return table
+
+
+def claim_items(items: Sequence[Item], left: Sequence[Item]) -> Table:
+    """What experiments consist of, and what is still to be done."""
+    table = Table(Column("item", overflow="fold"), Column("minutes", justify="right"), "state", box=None)
+    waiting = {item.name for item in left}
+    for item in items:
+        table.add_row(item.name, f"{item.minutes:.1f}", "to do" if item.name in waiting else "done")
+    total = sum(item.minutes for item in left)
+    table.add_row(
+        f"{len(left)} of {len(items)} items to do", f"{total:.0f}", "on two slow cores", style="bold"
+    )
+    return table
+
+
+def claims(found: ClaimsTable) -> Table:
+    """Claim, number, verdict."""
+    table = Table("", Column("claim", overflow="fold"), Column("ours", justify="right"), "verdict", box=None)
+    for row in found.rows:
+        bounds = "" if row.low is None or row.high is None else f" [{row.low:.3g}, {row.high:.3g}]"
+        value = "–" if row.value is None else f"{row.value:.3g}{bounds}"
+        table.add_row(row.id, row.claim, value, row.verdict)
+    return table
 
 
 def plan(cells: Sequence[Cell], budgets: Sequence[Budget], done: set[str]) -> Table:

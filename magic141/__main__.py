@@ -82,7 +82,9 @@ def generate(
     ] = None,
     fps: Annotated[float, typer.Option(help="Frames per second of the file.")] = LAB.video.fps,
     seed: Annotated[int, typer.Option(help="Same seed, same machine, same clip.")] = 0,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale; 1 is off.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Guidance scale; 1 is off. Unless given, what suits the model.")
+    ] = None,
     shift: Annotated[float | None, typer.Option(help="Shift of the denoising times.")] = None,
     model: Annotated[str, typer.Option(help="A preset, a folder, or a hub repository.")] = LAB.name,
     device: Annotated[

@@ -137,6 +137,16 @@ def prior(text_tokens: Tensor, image_tokens: Tensor | None = None) -> Tensor:
     return text_tokens if image_tokens is None else torch.cat([image_tokens, text_tokens], dim=1)
 
 
+def visible(
+    image_condition_type: str | None, image_tokens: Tensor | None, image_latent: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """What a model is shown of an image: both parts of the prior, or the one that it was trained with."""
+    return (
+        None if image_condition_type == "latent_only" else image_tokens,
+        None if image_condition_type == "tokens_only" else image_latent,
+    )
+
+
 def known_channels(latents: Tensor, image_latent: Tensor | None) -> Tensor:
     """The 17 channels beside the noisy latents (B, 16, t, h, w): the clean latent, 0 where unknown, and the mask.
 

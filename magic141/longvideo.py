@@ -68,7 +68,7 @@ def stream(
     height: int | None = None,
     width: int | None = None,
     num_inference_steps: int = 28,
-    guidance_scale: float = 2.0,
+    guidance_scale: float | None = None,
     image_guidance_scale: float | None = None,
     shift: float | None = None,
     generator: torch.Generator | None = None,
@@ -102,6 +102,8 @@ def stream(
     schedule = [(0.0, prompt)] if isinstance(prompt, str) else prompt
     prompts = plan.prompts(schedule)
     native = pipe.text_encoder.config.vision_config.image_size
+    if guidance_scale is None:
+        guidance_scale = pipe.scheduler.config.guidance_scale
     settings = Settings(
         plan=plan,
         chaining=chaining,

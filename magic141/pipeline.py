@@ -8,7 +8,7 @@ the text tokens (the paper's multi-modal prior).
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,13 +25,15 @@ from transformers import CLIPModel, PreTrainedTokenizerFast
 
 from magic141 import arguments, longvideo, stages, weights
 from magic141.autoencoder import AutoencoderMagic141
-from magic141.conditioning import Condition, as_batch, encode_image, encode_prompt, known_channels
+from magic141.conditioning import Condition, as_batch, encode_image, encode_prompt, known_channels, visible
 from magic141.errors import InputError
 from magic141.images import ImageInput, as_pixels
 from magic141.scheduler import FlowMatchScheduler, Generators
 from magic141.transformer import Magic141Transformer3DModel
 
 SPATIAL_COMPRESSION = 8
+SHAREABLE = {"vae": AutoencoderMagic141, "text_encoder": CLIPModel}
+"""Parts that a student need not ship: they may be its teacher's."""
 OUTPUT_TYPES = ("np", "pt", "pil", "latent")
 
 StepCallback = Callable[["Magic141Pipeline", int, Tensor, dict[str, Any]], dict[str, Any]]
@@ -86,7 +88,12 @@ class Magic141Pipeline(DiffusionPipeline):
 
         Raises InputError, WeightsMissing, WeightsCorrupt.
         """
-        return super().from_pretrained(str(weights.resolve(pretrained_model_name_or_path)), **kwargs)
+        folder = weights.resolve(pretrained_model_name_or_path)
+        dtype = kwargs.get("dtype", kwargs.get("torch_dtype", torch.float32))
+        for part, where in weights.shared(folder).items():
+            if part not in kwargs:
+                kwargs[part] = SHAREABLE[part].from_pretrained(where, dtype=dtype)
+        return super().from_pretrained(str(folder), **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """As diffusers does, but without the path on this machine that a model was loaded from."""
@@ -106,35 +113,36 @@ class Magic141Pipeline(DiffusionPipeline):
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int = 28,
-        guidance_scale: float = 2.0,
+        guidance_scale: float | None = None,
         image_guidance_scale: float | None = None,
         shift: float | None = None,
         generator: Generators = None,
         latents: Tensor | None = None,
+        factorised: bool = True,
         output_type: str = "np",
         return_dict: bool = True,
         callback_on_step_end: StepCallback | None = None,
-        direct: bool = False,
     ) -> Magic141PipelineOutput | tuple[Any]:
         """Generate one clip for each of B prompts.
 
         Args:
             prompt: what the clips show, in the words that the text encoder was trained on.
             image: the first frame, one for all prompts or one for each (see `magic141.images.as_pixels`). Without
-                it the pipeline draws one first, with the same number of steps, unless `direct`.
+                it the pipeline draws one first, with the same number of steps.
             negative_prompt: what guidance moves away from; the empty prompt unless given.
             num_frames: 4k+1. One frame is text to image alone.
             height, width: pixels, multiples of 16; by default the size that the image encoder was trained on.
             num_inference_steps: Euler steps of each half.
             guidance_scale: w of `uncond + w (cond - uncond)` (classifier-free guidance, arXiv 2207.12598), computed
                 in one batched pass; 1 turns it off. The image condition stays in both halves of the batch.
+                Unless given, what the scheduler says suits these weights: 2, and 1 for students, which hold it.
             image_guidance_scale: the same for text to image; `guidance_scale` unless given.
             shift: s of `t -> s t / (1 + (s - 1) t)`; the scheduler's own unless given.
             generator: all randomness; a list, one for each prompt, makes a clip independent of its batch.
             latents: the initial noise of the video (B, 16, t, h, w), instead of drawing it.
+            factorised: False makes the whole clip from text at once, without a picture first: the baseline.
             output_type: "np", "pt", "pil" or "latent".
             callback_on_step_end: called after each step of image to video as diffusers does; may replace `latents`.
-            direct: text to video in one go, without a first frame: what the factorisation is compared with.
 
         Raises:
             InputError: an argument is out of range; nothing has been computed then.
@@ -143,6 +151,8 @@ class Magic141Pipeline(DiffusionPipeline):
         negatives = [""] if negative_prompt is None else as_batch(negative_prompt)
         native = self.text_encoder.config.vision_config.image_size
         height, width = native if height is None else height, native if width is None else width
+        if guidance_scale is None:
+            guidance_scale = self.scheduler.config.guidance_scale
         image_guidance = guidance_scale if image_guidance_scale is None else image_guidance_scale
         self.check_inputs(prompts, negatives, num_frames, height, width, generator, output_type)
         arguments.check_num_inference_steps(num_inference_steps)
@@ -154,39 +164,38 @@ class Magic141Pipeline(DiffusionPipeline):
             raise InputError(f"latents have shape {tuple(latents.shape)} and must have {shape}")
         if image is not None and num_frames == 1:
             raise InputError("num_frames=1 with an image leaves nothing to generate: ask for 5 or more")
-        if direct and image is not None:
-            raise InputError("direct=True starts from no image: leave out one of the two")
+        if image is not None and not factorised:
+            raise InputError("factorised=False makes a clip from text alone: leave the image out")
         pixels = None if image is None else as_pixels(image, len(prompts), height, width)
 
         self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device, shift=shift)
         with self.stage_hook(stages.TEXT_ENCODE):
             texts = self._encode_texts(prompts, negatives if {guidance_scale, image_guidance} != {1} else [])
 
-        if pixels is None and not direct:
+        made: Tensor
+        if not factorised:
+            noise = self._noise(shape, generator, latents)
+            condition = Condition(*texts, guidance_scale)
+            made = self.denoise(noise, condition, generator, self.stage_hook, callback_on_step_end)
+        elif pixels is None:
             with self.stage_hook(stages.IMAGE):
                 one = (*shape[:2], 1, *shape[3:])
                 noise = self._noise(one, generator, latents if num_frames == 1 else None)
-                image_latent = self.denoise(noise, Condition(*texts, image_guidance), generator)
+                made = self.denoise(noise, Condition(*texts, image_guidance), generator)
                 if num_frames > 1:
-                    pixels = self._decode(image_latent)[:, :, 0].clamp(-1, 1)
+                    pixels = self._decode(made)[:, :, 0].clamp(-1, 1)
 
-        if direct:
-            noise = self._noise(shape, generator, latents)
-            condition = Condition(*texts, guidance_scale)
-            latents = self.denoise(noise, condition, generator, self.stage_hook, callback_on_step_end)
-        elif pixels is None:
-            latents = image_latent
-        else:
+        if pixels is not None:
             with self.stage_hook(stages.IMAGE_ENCODE):
                 image_tokens, image_latent = self._encode_image(pixels)
             noise = self._noise(shape, generator, latents)
             condition = Condition(*texts, guidance_scale, image_tokens, image_latent)
-            latents = self.denoise(noise, condition, generator, self.stage_hook, callback_on_step_end)
+            made = self.denoise(noise, condition, generator, self.stage_hook, callback_on_step_end)
 
-        frames: Any = latents
+        frames: Any = made
         if output_type != "latent":
             with self.stage_hook(stages.VAE_DECODE):
-                video = self._decode(latents)
+                video = self._decode(made)
             frames = self.video_processor.postprocess_video(video, output_type=output_type)
         self.maybe_free_model_hooks()
         return Magic141PipelineOutput(frames=frames, images=pixels) if return_dict else (frames,)
@@ -253,8 +262,11 @@ class Magic141Pipeline(DiffusionPipeline):
         shown = clean
         if clean is not None and history_noise:
             shown = clean + history_noise * self._noise(tuple(clean.shape), generator, None)
+        image_tokens, shown = visible(
+            self.transformer.config.image_condition_type, condition.image_tokens, shown
+        )
         known = known_channels(noise, shown)
-        tokens, pooled = condition.rows(len(noise))
+        tokens, pooled = replace(condition, image_tokens=image_tokens).rows(len(noise))
         copies = len(tokens) // len(noise)
         dtype = self.transformer.dtype
         flag = torch.ones(len(tokens), dtype=torch.bool, device=noise.device) if continuation else None

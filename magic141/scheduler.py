@@ -52,13 +52,16 @@ class FlowMatchScheduler(SchedulerMixin, ConfigMixin):
     Args:
         num_train_timesteps: model time at t = 1.
         shift: of the schedule, unless `set_timesteps` is given another.
+        guidance_scale: that suits the weights beside it, unless a call gives another; 1 where they hold it.
     """
 
     order = 1
     init_noise_sigma = 1.0
 
     @register_to_config
-    def __init__(self, num_train_timesteps: int = 1000, shift: float = 1.0) -> None:
+    def __init__(
+        self, num_train_timesteps: int = 1000, shift: float = 1.0, guidance_scale: float = 2.0
+    ) -> None:
         _check_shift(shift)
         self.timesteps = torch.empty(0)
         self.sigmas = torch.zeros(1)

@@ -43,6 +43,9 @@ from magic141.checkpoint import check_config, check_loaded
 from magic141.errors import InputError, UnsupportedError
 from magic141.hunyuan import from_hunyuan_state, to_hunyuan_state
 
+IMAGE_CONDITION_TYPES = (None, "latent_concat", "latent_only", "tokens_only")
+"""What of an image the model was trained with: latent and image tokens (the first two), or one of them."""
+
 
 @dataclass
 class Magic141TransformerOutput(BaseOutput):
@@ -112,8 +115,10 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
             raise InputError(
                 f"rope_axes_dim={rope_axes_dim} must be 3 even numbers that sum to {attention_head_dim=}"
             )
-        if image_condition_type not in (None, "latent_concat"):
-            raise InputError(f"{image_condition_type=} is unknown; use None or 'latent_concat'")
+        if image_condition_type not in IMAGE_CONDITION_TYPES:
+            raise InputError(
+                f"{image_condition_type=} is unknown; use one of {', '.join(map(repr, IMAGE_CONDITION_TYPES))}"
+            )
         layers = range(num_layers + num_single_layers)
         remaining = [layer for layer in layers if layer not in (pruned_blocks or ())]
         if pruned_blocks and not (remaining and set(pruned_blocks) < set(layers)):

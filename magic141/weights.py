@@ -6,9 +6,11 @@ A weights folder is a diffusers pipeline folder (`model_index.json` and one fold
 
 import difflib
 import hashlib
+import json
 import os
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from tokenizers import Tokenizer
@@ -20,6 +22,8 @@ SHIPPED = Path(__file__).parent / "weights"
 DIRECTORY_VARIABLE = "MAGIC141_WEIGHTS"
 INDEX = "model_index.json"
 SUMS = "SHA256SUMS"
+SHARED = "shared.json"
+"""In a folder that takes parts from another preset: its name, and the sha256 of each of their files."""
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _SUMS_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
@@ -44,7 +48,8 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
 def presets() -> list[str]:
     """Names that `resolve` knows here without a path: the shipped, and those under `MAGIC141_WEIGHTS`."""
     own = _own_directory()
-    return sorted({*PRESETS, *(index.parent.name for index in (own.glob(f"*/{INDEX}") if own else ()))})
+    roots = (SHIPPED, own) if own else (SHIPPED,)
+    return sorted({*PRESETS, *(index.parent.name for root in roots for index in root.glob(f"*/{INDEX}"))})
 
 
 def verify(folder: Path) -> dict[str, str]:
@@ -62,6 +67,45 @@ def verify(folder: Path) -> dict[str, str]:
                 f"{path} has sha256 {found[:12]}…, and {SUMS} records {recorded[:12]}…: {_remedy(folder)}"
             )
     return sums
+
+
+def share(folder: Path, preset: str, parts: Sequence[str]) -> None:
+    """Drop `parts` of `folder` that are, file by file, those of `preset`, and note where they are; seal it after.
+
+    Raises InputError where a part differs: then it cannot be shared.
+    """
+    lender, sums = resolve(preset), {}
+    for part in parts:
+        names = [
+            path.relative_to(folder).as_posix()
+            for path in sorted((folder / part).rglob("*"))
+            if path.is_file()
+        ]
+        for name in names:
+            sums[name] = file_sha256(folder / name)
+            if not (lender / name).is_file() or file_sha256(lender / name) != sums[name]:
+                raise InputError(
+                    f"{folder / name} differs from that of {preset!r}: ship the part with its student"
+                )
+    for part in parts:
+        shutil.rmtree(folder / part)
+    facts = {"preset": preset, "parts": list(parts), "sha256": sums}
+    (folder / SHARED).write_text(json.dumps(facts, indent=1) + "\n", "utf-8", newline="\n")
+
+
+def shared(folder: Path) -> dict[str, Path]:
+    """Parts that `folder` takes from another preset, and where they lie. Raises WeightsMissing, WeightsCorrupt."""
+    path = folder / SHARED
+    if not path.is_file():
+        return {}
+    facts = json.loads(path.read_text("utf-8"))
+    lender = resolve(facts["preset"])
+    for name, recorded in facts["sha256"].items():
+        if not (lender / name).is_file() or file_sha256(lender / name) != recorded:
+            raise WeightsCorrupt(
+                f"{folder} was made with another {lender / name} than is there now: pack it anew from its student"
+            )
+    return {part: lender / part for part in facts["parts"]}
 
 
 def seal(folder: Path) -> dict[str, str]:

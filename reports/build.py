@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from bench.records import write_atomically
-from reports import analytic, clips, exam, plots, table, text
+from reports import analytic, claims, clips, exam, plots, table, text
 from reports.caveats import caveats
 from reports.load import ReportError, Run, load
 from reports.metrics import Metric, metrics
@@ -55,12 +55,14 @@ def _page(runs: Sequence[Run]) -> str:
     wanted, problems = clips.strips(cells)
     examined, exam_problems = exam.exams(runs)
     counted, analytic_problems = analytic.tables(runs)
-    problems += exam_problems + analytic_problems
+    claimed, claims_problems = claims.claims(runs)
+    problems += exam_problems + analytic_problems + claims_problems
     context = {
         "runs": runs,
         "cells": cells,
         "exams": examined,
         "analytics": counted,
+        "claims": claimed,
         "other": [(run, record) for run in runs for record in run.records if record.kind != "cell"],
         "done": sum(row.record is not None for row in cells),
         "failed": [row for row in cells if row.record and not row.ok],

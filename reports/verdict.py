@@ -1,4 +1,4 @@
-"""Three sentences computed from the records: the best quality, what reaches it for less, and the speed."""
+"""Sentences computed from the records: the best quality, what reaches it for less, the speed, what few steps gain."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from bench.records import Timing
-from reports import text
+from reports import speedup, text
 from reports.load import Run
 from reports.metrics import Metric, Point
 from reports.rows import Row
 
 
 def verdict(rows: Sequence[Row], metric: Metric | None) -> list[Markup]:
-    """One to three sentences, as HTML with links to the cells. `metric` decides what "best" means."""
+    """One to three sentences, and one for each pair of few steps and many, as HTML with links to the cells.
+
+    `metric` decides what "best" means.
+    """
     timed = [(row, row.latency) for row in rows if row.ok and not row.reference and row.latency]
     if not timed:
         return [Markup("No system has a finished cell yet, so there is nothing to compare.")]
@@ -29,7 +32,8 @@ def verdict(rows: Sequence[Row], metric: Metric | None) -> list[Markup]:
             _speed(row),
         ]
     chosen, sentence = _cheapest(metric, best)
-    return [_best(metric, best), sentence, _speed(chosen.row)]
+    gains = [speedup.sentence(gain, link(gain.fast), link(gain.slow)) for gain in speedup.speed_ups(rows)]
+    return [_best(metric, best), sentence, _speed(chosen.row), *gains]
 
 
 def link(row: Row) -> Markup:

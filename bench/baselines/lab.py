@@ -28,14 +28,14 @@ class Lab:
     """`Magic141Pipeline` with knobs as its arguments.
 
     `task`: "text to video" runs both halves, each with `num_inference_steps` steps; "image to video" starts from
-    the true first frame of the prompt's scene, and so needs prompts of the lab world; "text to video direct" draws the
-    whole clip at once and no picture before it: the baseline of the factorisation. `precision` is that of
+    the true first frame of the prompt's scene, and so needs prompts of the lab world; "text to video at once" draws no
+    picture first. `precision` is that of
     transformer and text encoder, and `auto` what the machine is good for; the VAE stays in fp32, because a bf16
     pixel is wrong by up to a grey level. The steps' arithmetic is fp32 always.
     """
 
     model: str = "lab"
-    task: Literal["text to video", "image to video", "text to video direct"] = "text to video"
+    task: Literal["text to video", "image to video", "text to video at once"] = "text to video"
     num_inference_steps: int = 28
     guidance_scale: float = 2.0
     image_guidance_scale: float | None = None
@@ -94,9 +94,9 @@ class Lab:
             guidance_scale=self.guidance_scale,
             image_guidance_scale=self.image_guidance_scale,
             shift=self.shift,
+            factorised=self.task != "text to video at once",
             generator=[torch.Generator().manual_seed(request.seed) for request in requests],
             output_type="np",
-            direct=self.task == "text to video direct",
         )
         if (
             images is None and output.images is not None

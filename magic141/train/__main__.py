@@ -1,4 +1,7 @@
-"""`python -m magic141.train STAGE`: trains one stage of the lab weights; `pack` makes a pipeline folder of them."""
+"""`python -m magic141.train STAGE`: trains one stage of the lab weights; `pack` makes a pipeline folder of them.
+
+`distill METHOD` trains students of few steps.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +20,6 @@ from magic141.errors import InputError, Magic141Error
 
 if TYPE_CHECKING:
     from magic141.train.loop import Progressed
-    from magic141.train.recipes import Run
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 Out = Annotated[Path, typer.Option(help="Folder of checkpoints, loss curves and stage weights.")]
@@ -33,6 +36,8 @@ Rate = Annotated[
     float, typer.Option(min=1e-3, help="Factor on the recipe's learning rates; below 1 to go on.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of weights, data order and noise.")]
+Stated = Annotated[float, typer.Option(min=0, max=1, help="Share of the hidden factors that captions state.")]
+Events = Annotated[bool, typer.Option(help="Whether turns, late objects and unsaid directions occur.")]
 
 
 STAGES = {
@@ -76,7 +81,7 @@ def command_of(stage: str, minutes: float, most: int) -> Callable[..., None]:
             stored=stored,
             rate=rate,
         )
-        _finish(stage, recipes.STAGES[stage](run), run)
+        _finish(stage, recipes.STAGES[stage](run), out / stage, seed, device)
 
     return train
 
@@ -85,12 +90,168 @@ for _name, (_help, _minutes, _most) in STAGES.items():
     app.command(_name, help=_help)(command_of(_name, _minutes, _most))
 
 
+class Method(StrEnum):
+    cfg = "cfg"
+    trajectory = "trajectory"
+    consistency = "consistency"
+    dmd = "dmd"
+    dmd2 = "dmd2"
+
+
 @app.command()
-def pack(out: Out = Path("runs"), target: Path = Path("magic141/weights/lab")) -> None:
-    """Write the trained stages as one diffusers folder, in half precision, with card and checksums."""
+def distill(
+    method: Annotated[
+        Method, typer.Argument(help="What the student learns from; dmd2 adds its adversary to dmd.")
+    ],
+    task: Annotated[
+        list[str],
+        typer.Option(help="image-to-video, text-to-video, text-to-image, continuation; several take turns."),
+    ] = ["image-to-video"],  # noqa: B006
+    teacher: Annotated[str, typer.Option(help="A preset, a folder, or a hub repository.")] = "lab",
+    steps: Annotated[int, typer.Option(help="Denoising steps of the student.")] = 4,
+    guidance: Annotated[
+        float, typer.Option(help="Guidance scale of the teacher; the student needs none.")
+    ] = 2.0,
+    shift: Annotated[float, typer.Option(help="Shift of the student's times.")] = 3.0,
+    critic_updates: Annotated[int, typer.Option(help="dmd, dmd2: for each update of the student.")] = 2,
+    initial: Annotated[
+        str | None, typer.Option(help="Pipeline that the student starts from; unless given, the teacher.")
+    ] = None,
+    lr: Annotated[float, typer.Option(help="Learning rate of the student.")] = 5e-5,
+    snapshots: Annotated[
+        int, typer.Option(min=0, help="Students to keep on the way, for `bench select`.")
+    ] = 8,
+    name: Annotated[
+        str | None, typer.Option(help="Of the run's folder in --out; the method unless given.")
+    ] = None,
+    out: Out = Path("runs"),
+    budget: Budget = 60.0,
+    samples: Samples = 1_000_000,
+    threads: Threads = 0,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    batch_size: BatchSize = None,
+    stored: Stored = 12_000,
+    stated: Stated = 0.0,
+    events: Events = True,
+) -> None:
+    """Train a student of few steps; resumes what --out holds of it."""
+    from magic141 import weights
+
+    folders = [None if source is None else weights.resolve(source) for source in (teacher, initial)]
+    import torch
+
+    from magic141.train import distill as distillation
+    from magic141.train.loop import Settings
+
+    if threads:
+        torch.set_num_threads(threads)
+    plan = distillation.Plan(
+        method=method.value,
+        tasks=tuple(task),
+        steps=steps,
+        guidance=guidance,
+        shift=shift,
+        critic_updates=critic_updates,
+        stated=stated,
+        events=events,
+    )
+    settings = Settings(
+        out=out / (name or method.value),
+        samples=samples,
+        batch_size=batch_size or 16,
+        lr=lr,
+        budget_minutes=budget,
+        warmup_steps=50,
+        ema=0.995,
+        seed=seed,
+        device=_known_device(device),
+        snapshots=snapshots,
+    )
+    assert folders[0] is not None
+    seen = distillation.run(plan, settings, out / "latents", folders[0], folders[1], stored)
+    _finish(method.value, seen, settings.out, seed, device)
+
+
+class Prior(StrEnum):
+    both = "both"
+    latent = "latent"
+    tokens = "tokens"
+
+
+@app.command()
+def prior(
+    kind: Annotated[Prior, typer.Argument(help="Parts of the multi-modal prior that the model is shown.")],
+    initial: Annotated[
+        Path | None, typer.Option(help="denoiser.pt of a stage t2i; unless given, from nothing.")
+    ] = None,
+    base: Annotated[str, typer.Option(help="Pipeline whose VAE and text encoder are used.")] = "lab",
+    snapshots: Annotated[int, typer.Option(min=1, help="Models to keep on the way.")] = 8,
+    name: Annotated[
+        str | None, typer.Option(help="Of the run's folder in --out; the kind unless given.")
+    ] = None,
+    out: Out = Path("runs"),
+    budget: Budget = 30.0,
+    samples: Samples = 1_000_000,
+    threads: Threads = 0,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    batch_size: BatchSize = None,
+    stored: Stored = 12_000,
+    stated: Stated = 0.0,
+    events: Events = True,
+) -> None:
+    """Train image to video alone, to compare how fast it learns with parts of the prior."""
+    from magic141 import weights
+
+    folder = weights.resolve(base)
+    if initial is not None and not initial.is_file():
+        raise InputError(f"--initial {initial} is no file: name the denoiser.pt that stage t2i left")
+    import torch
+
+    from magic141.data.world import World
+    from magic141.train import prior as prior_stage
+    from magic141.train.loop import Settings
+
+    if threads:
+        torch.set_num_threads(threads)
+    settings = Settings(
+        out=out / (name or kind.value),
+        samples=samples,
+        batch_size=batch_size or 32,
+        lr=2e-3,
+        muon_lr=4e-3,
+        budget_minutes=budget,
+        warmup_steps=50,
+        seed=seed,
+        device=_known_device(device),
+        snapshots=snapshots,
+    )
+    world = World(stated=stated, events=events)
+    seen = prior_stage.run(kind.value, settings, out / "latents", folder, initial, stored, world)
+    _finish("prior", seen, settings.out, seed, device)
+
+
+@app.command()
+def pack(
+    out: Out = Path("runs"),
+    target: Annotated[
+        Path | None, typer.Option(help="Unless given, lab or lab-student in magic141/weights.")
+    ] = None,
+    student: Annotated[
+        Path | None, typer.Option(help="A student or snapshot to pack, instead of the stages in --out.")
+    ] = None,
+) -> None:
+    """Write the trained stages, or a student, as one diffusers folder, in half precision, with card and checksums."""
+    shipped = Path("magic141/weights")
+    if student is not None:
+        from magic141.train import student as packing
+
+        packing.pack(student, target or shipped / "lab-student")
+        return
     from magic141.train import recipes
 
-    recipes.pack(out, target)
+    recipes.pack(out, target or shipped / "lab")
 
 
 def _known_device(name: str) -> str:
@@ -103,7 +264,7 @@ def _known_device(name: str) -> str:
     return name
 
 
-def _finish(stage: str, seen: Progressed, run: Run) -> None:
+def _finish(stage: str, seen: Progressed, folder: Path, seed: int, device: str) -> None:
     """Leave what the model card needs, and the loss curve as a picture."""
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
@@ -112,12 +273,13 @@ def _finish(stage: str, seen: Progressed, run: Run) -> None:
         "stage": stage,
         "commit": commit or "unknown",
         "command": "python -m magic141.train " + " ".join(sys.argv[1:]),
-        "seed": run.seed,
-        "machine": f"{platform.machine()}, {platform.system()}, {_named(run.device)}",
+        "seed": seed,
+        "machine": f"{platform.machine()}, {platform.system()}, {_named(device)}",
         **vars(seen),
     }
-    (run.out / stage / "card.json").write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
-    _plot(run.out / stage)
+    (folder / "card.json").write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+    if (folder / "loss.jsonl").stat().st_size:
+        _plot(folder)
 
 
 def _named(device: str) -> str:

@@ -56,6 +56,53 @@ def write_card(stages: list[dict[str, Any]], exams: dict[str, dict[str, float]],
         partial.replace(target)
 
 
+STUDENT_HEAD = """---
+license: apache-2.0
+library_name: diffusers
+pipeline_tag: text-to-video
+---
+
+# magic141 {name}
+
+A student of few denoising steps, distilled from the lab teacher by `magic141.train distill`. Guidance is in its
+weights: leave it at 1, the default of this folder. Use {steps} steps, with {sampler}.
+
+| | |
+|---|---|
+| method | {method} |
+| tasks, in turns | {tasks} |
+| guidance of the teacher | {guidance} |
+| shift of the times | {shift} |
+| updates, samples, minutes | {step:,}, {samples:,}, {minutes:.0f} |
+
+## Training
+
+"""
+
+
+def write_student_card(facts: dict[str, Any], trained: dict[str, Any] | None, path: Path) -> None:
+    """The card of a student from the `facts` of its folder, and those that its run left when it ended (`card.json`)."""
+    old = path.read_text("utf-8") if path.exists() else ""
+    kept = old[old.index(SCORES) :] if SCORES in old else ""
+    sampler = (
+        "Euler's method" if facts["method"] == "cfg" else "`FewStepScheduler`, which noises afresh after each"
+    )
+    shown = {
+        **facts,
+        "name": path.parent.name,
+        "sampler": sampler,
+        "tasks": ", ".join(facts["tasks"]),
+        "minutes": facts["seconds"] / 60,
+    }
+    run = "The run has not ended; this is a student on its way.\n"
+    if trained is not None:
+        row = [str(trained[name]) for name in ("seed", "machine", "commit", "command")]
+        run = "| seed | machine | commit | command |\n|---|---|---|---|\n| " + " | ".join(row) + " |\n"
+    partial = path.with_suffix(".partial")
+    partial.write_text(STUDENT_HEAD.format(**shown) + run + "\n" + kept, "utf-8", newline="\n")
+    partial.replace(path)
+
+
 def facts_of(run: Path, kept: Path) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
     """Facts and exams of the weights in `kept`, those of stages that `run` has trained brought up to date.
 

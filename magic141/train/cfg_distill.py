@@ -1,4 +1,4 @@
-"""Stage `cfg`: guidance becomes a part of the weights, so that a step costs one pass instead of two.
+"""Method `cfg`: guidance becomes a part of the weights, so that a step costs one pass instead of two.
 
 The student matches `uncond + w (cond - uncond)` of the teacher for one fixed w (Meng et al. 2022, arXiv 2210.03142,
 stage one; the paper's first distillation). It starts from the teacher.
@@ -7,18 +7,42 @@ stage one; the paper's first distillation). It starts from the teacher.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from magic141.scheduler import interpolate
-from magic141.train.fields import Field, draw
-from magic141.train.flow import times
+from magic141.train.fields import Field, Text, draw, field, guided
+from magic141.train.flow import Batch, times
+from magic141.transformer import Magic141Transformer3DModel
+
+
+class CfgDistillation(nn.Module):
+    """The student, and what it learns from a batch. `empty`: the text without words."""
+
+    turns = 1
+
+    def __init__(
+        self,
+        student: Magic141Transformer3DModel,
+        teacher: Magic141Transformer3DModel,
+        empty: Text,
+        *,
+        guidance_scale: float,
+        shift: float,
+    ) -> None:
+        super().__init__()
+        self.student, self.empty, self.guidance_scale, self.shift = student, empty, guidance_scale, shift
+        self._teacher = (teacher,)  # in a tuple: no part of what is trained or saved
+
+    def forward(self, step: int, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        target = guided(self._teacher[0], batch, self.empty, self.guidance_scale)
+        return loss(field(self.student, batch), target, batch.latents, batch.known, self.shift, generator)
 
 
 def loss(
     student: Field, target: Field, x0: Tensor, known: int, shift: float, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """Mean square of `student - target` at noised data x0 (B, 16, t, h, w), over the unknown frames."""
-    t = times(len(x0), shift, generator)
+    t = times(len(x0), shift, generator).to(x0.device)
     x_t = interpolate(x0, draw(x0, generator), t)
     with torch.no_grad():
         aim = target(x_t, t)

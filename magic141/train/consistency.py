@@ -1,4 +1,4 @@
-"""Stage `consistency`: every point of a trajectory must lead to the same data (consistency distillation).
+"""Method `consistency`: every point of a trajectory must lead to the same data (consistency distillation).
 
 Song et al. 2023, arXiv 2303.01469, algorithm 2: the teacher moves noised data one Euler step towards the data, and the
 student must predict from where it came what a slow copy of the student predicts from there.
@@ -6,14 +6,56 @@ student must predict from where it came what a slow copy of the student predicts
 
 from __future__ import annotations
 
+import copy
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from magic141.scheduler import interpolate, shift_time
-from magic141.train.fields import Field, data, draw
+from magic141.train.fields import Field, Text, data, draw, field, guided
+from magic141.train.flow import Batch
+from magic141.transformer import Magic141Transformer3DModel
 
 HUBER = 0.03
 """The loss is quadratic below an error of this size and linear above (iCT, arXiv 2310.14189, equation 8)."""
+SLOWNESS = 0.95
+"""What the slow copy keeps of itself at each step."""
+
+
+class ConsistencyDistillation(nn.Module):
+    """The student and its slow copy. `grid`: times between which neighbours are taken."""
+
+    turns = 1
+
+    def __init__(
+        self,
+        student: Magic141Transformer3DModel,
+        teacher: Magic141Transformer3DModel,
+        empty: Text,
+        *,
+        guidance_scale: float,
+        shift: float,
+        grid: int,
+    ) -> None:
+        super().__init__()
+        self.student, self.slow = student, copy.deepcopy(student).requires_grad_(False)
+        self.empty, self.guidance_scale, self.shift, self.grid = empty, guidance_scale, shift, grid
+        self._teacher = (teacher,)  # in a tuple: no part of what is trained or saved
+
+    def forward(self, step: int, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        with torch.no_grad():
+            for mean, value in zip(self.slow.parameters(), self.student.parameters(), strict=True):
+                mean.lerp_(value, 1 - SLOWNESS)
+        return loss(
+            field(self.student, batch),
+            field(self.slow, batch),
+            guided(self._teacher[0], batch, self.empty, self.guidance_scale),
+            batch.latents,
+            batch.known,
+            self.grid,
+            self.shift,
+            generator,
+        )
 
 
 def loss(
@@ -27,8 +69,8 @@ def loss(
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
     """Pseudo-Huber distance of neighbouring predictions, on a grid of `steps` times, over the unknown frames."""
-    grid = shift_time(torch.linspace(1, 0, steps + 1), shift)
-    place = torch.randint(steps, (len(x0),), generator=generator)
+    grid = shift_time(torch.linspace(1, 0, steps + 1), shift).to(x0.device)
+    place = torch.randint(steps, (len(x0),), generator=generator).to(x0.device)
     now, then = grid[place], grid[place + 1]
     x_now = interpolate(x0, draw(x0, generator), now)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Stage `dmd2`: a student of a few steps whose clips are distributed as the teacher's.
+"""Methods `dmd` and `dmd2`: a student of a few steps whose clips are distributed as the teacher's.
 
 Improved Distribution Matching Distillation (Yin et al. 2024, arXiv 2405.14867, "DMD2"). Three models: the student
 that generates; the teacher, whose score is that of real data; the critic, whose score is that of the student's clips,
@@ -25,11 +25,13 @@ from magic141.transformer import Magic141Transformer3DModel
 
 TIME_RANGE = (0.02, 0.98)
 """Scores are compared at these times: nearer to data or noise they say little, or too much."""
+CRITIC_PACE = 2.0
+"""Learning rate of the critic and its head over that of the student."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """`adversarial`: weight of that term, 0 for plain DMD. `critic_updates`: for each update of the student."""
+    """`adversarial`: weight of that term, 0 for method `dmd`. `critic_updates`: for each update of the student."""
 
     num_inference_steps: int = 4
     shift: float = 3.0
@@ -64,6 +66,7 @@ class Dmd2(nn.Module):
         super().__init__()
         self.student, self.critic = student, critic
         self.recipe, self.empty = recipe, empty
+        self.turns = recipe.critic_updates + 1
         self.times = step_times(recipe.num_inference_steps, recipe.shift)
         self._teacher = (
             teacher.requires_grad_(False).eval(),
@@ -71,7 +74,7 @@ class Dmd2(nn.Module):
 
     def forward(self, step: int, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Loss terms of update `step`: of the critic, or every so often of the student."""
-        students_turn = step % (self.recipe.critic_updates + 1) == self.recipe.critic_updates
+        students_turn = step % self.turns == self.turns - 1
         self.critic.requires_grad_(not students_turn)
 
         # The student generates: some of its steps without gradient, the last with (on its own turn).
@@ -81,7 +84,7 @@ class Dmd2(nn.Module):
         with torch.set_grad_enabled(students_turn):
             x0 = data(student, x_t, t)
 
-        t = score_times(len(x0), self.recipe.shift, generator)
+        t = score_times(len(x0), self.recipe.shift, generator).to(x0.device)
         noise = draw(x0, generator)
         noisy = interpolate(x0, noise, t)
         if students_turn:
@@ -99,6 +102,13 @@ class Dmd2(nn.Module):
             true = self.realness(interpolate(batch.latents, noise, t), t, batch)
             terms["telling"] = F.softplus(self.realness(noisy, t, batch)).mean() + F.softplus(-true).mean()
         return {"loss": sum(terms.values(), torch.zeros(())), **terms}
+
+    def optimizers(self, lr: float) -> list[torch.optim.Optimizer]:
+        """Without momentum, as both chase a moving target. The critic is the faster of the two."""
+        return [
+            torch.optim.AdamW(part.parameters(), lr=rate, betas=(0.0, 0.999), weight_decay=0.01)
+            for part, rate in ((self.student, lr), (self.critic, CRITIC_PACE * lr))
+        ]
 
     def realness(self, noisy: Tensor, t: Tensor, batch: Batch) -> Tensor:
         """Logits (B,), the mean of what the head says about each unknown token of the critic's features."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from magic141.conditioning import known_channels, prior
+from magic141.conditioning import known_channels, prior, visible
 from magic141.scheduler import interpolate, shift_time
 from magic141.train.flow import Batch
 from magic141.transformer import Magic141Transformer3DModel, Magic141TransformerOutput
@@ -89,7 +89,7 @@ def simulate(
     Backward simulation (DMD2, arXiv 2405.14867, section 4.5): a student learns on what its own earlier steps make,
     not on noised data that it will never see.
     """
-    x_t = noise
+    x_t, times = noise, times.to(noise.device)
     with torch.no_grad():
         for now, then in itertools.pairwise(times[: exit_step + 1]):
             x0 = data(of, x_t, now.expand(len(noise)))
@@ -99,7 +99,7 @@ def simulate(
 
 def euler(of: Field, x_t: Tensor, times: Tensor) -> list[Tensor]:
     """The states at all `times` of Euler's method from `x_t` at the first of them, itself included."""
-    states = [x_t]
+    states, times = [x_t], times.to(x_t.device)
     with torch.no_grad():
         for now, then in itertools.pairwise(times):
             states.append(states[-1] + (then - now) * of(states[-1], now.expand(len(x_t))))
@@ -109,10 +109,13 @@ def euler(of: Field, x_t: Tensor, times: Tensor) -> list[Tensor]:
 def _run(
     transformer: Magic141Transformer3DModel, batch: Batch, x_t: Tensor, t: Tensor, *layers: int
 ) -> Magic141TransformerOutput:
+    image_tokens, given = visible(
+        transformer.config.image_condition_type, batch.image_tokens, batch.latents[:, :, : batch.known]
+    )
     return transformer(
-        torch.cat([x_t, known_channels(x_t, batch.latents[:, :, : batch.known])], dim=1),
+        torch.cat([x_t, known_channels(x_t, given)], dim=1),
         1000 * t,
-        prior(batch.text_tokens, batch.image_tokens),
+        prior(batch.text_tokens, image_tokens),
         pooled_projections=batch.pooled,
         continuation=batch.continuation,
         feature_layers=layers,

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPModel, PreTrainedTokenizerFast
 
-from magic141.conditioning import encode_ids, known_channels, prior, tokenize, unit
+from magic141.conditioning import encode_ids, known_channels, prior, tokenize, unit, visible
 from magic141.presets import LAB
 from magic141.scheduler import interpolate
 from magic141.train.latents import LatentSet
@@ -57,9 +57,10 @@ class Denoiser(nn.Module):
     told its own outlines, they drew one object twice.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, image_condition_type: str | None = LAB.transformer.image_condition_type) -> None:
         super().__init__()
-        self.transformer = Magic141Transformer3DModel(**asdict(LAB.transformer))
+        config = replace(LAB.transformer, image_condition_type=image_condition_type)
+        self.transformer = Magic141Transformer3DModel(**asdict(config))
         width = LAB.transformer.num_attention_heads * LAB.transformer.attention_head_dim
         self.place = nn.Linear(width, CELLS**2)
 
@@ -81,11 +82,13 @@ class Denoiser(nn.Module):
         strength = condition_noise * torch.rand(len(x0), 1, 1, 1, 1, generator=generator)
         shown = clean + (strength * torch.randn(clean.shape, generator=generator)).to(x0.device)
         x_t = interpolate(x0, eps, t)
-        noisy = torch.cat([x_t, known_channels(x_t, shown)], dim=1)
+        kind = self.transformer.config.image_condition_type
+        image_tokens, seen = visible(kind, batch.image_tokens, shown)
+        noisy = torch.cat([x_t, known_channels(x_t, seen)], dim=1)
         output = self.transformer(
             noisy,
             1000 * t,
-            prior(batch.text_tokens, batch.image_tokens),
+            prior(batch.text_tokens, image_tokens),
             pooled_projections=batch.pooled,
             continuation=batch.continuation,
             feature_layers=(MIDDLE,),

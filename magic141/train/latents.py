@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -38,15 +39,22 @@ WORLD = World()
 
 @dataclass(frozen=True)
 class SetSpec:
-    """A set: latent frames of each sequence, and the number of its first scene in the training split."""
+    """A set: latent frames of each sequence, the number of its first scene in the training split, and its world."""
 
     name: str
     latent_frames: int
     first: int
+    world: World = WORLD
 
     @property
     def frames(self) -> int:
         return 1 + GROUP * (self.latent_frames - 1)
+
+    @property
+    def folder(self) -> str:
+        """Its name, and where its world is another than usual, the dials of that."""
+        dials = f"-stated{self.world.stated:g}-events{int(self.world.events)}"
+        return self.name if self.world == WORLD else self.name + dials
 
 
 IMAGES = SetSpec("images", 1, 2_000_000)
@@ -71,16 +79,16 @@ class LatentSet:
         return len(self.latents)
 
     def scene(self, row: int) -> Scene:
-        return WORLD.scene("train", self.spec.first + row)
+        return self.spec.world.scene("train", self.spec.first + row)
 
     def caption(self, row: int, frame: int) -> str:
         """Of the window that begins at `frame`."""
-        return _caption(self.spec.first + row, frame)
+        return _caption(self.spec.world, self.spec.first + row, frame)
 
 
 @lru_cache(maxsize=1 << 19)
-def _caption(index: int, frame: int) -> str:
-    return WORLD.scene("train", index).caption(frame)
+def _caption(world: World, index: int, frame: int) -> str:
+    return world.scene("train", index).caption(frame)
 
 
 def coverage(mask: Tensor) -> Tensor:
@@ -97,7 +105,7 @@ def open_set(folder: Path, spec: SetSpec, count: int, mode: Mode = "r") -> Laten
         "image_tokens": ((count, IMAGE_TOKENS, WIDTH), np.float16),
         "cover": ((count, spec.latent_frames, *[FRAME_SIZE // CELL] * 2), np.uint8),
     }
-    where = folder / spec.name
+    where = folder / spec.folder
     where.mkdir(parents=True, exist_ok=True)
     arrays = {
         name: np.lib.format.open_memmap(where / f"{name}.npy", mode, dtype, shape)
@@ -116,13 +124,13 @@ def encode_set(
 
     A set already complete is only opened, one cut short is resumed, and a smaller one grows.
     """
-    marker = folder / spec.name / "done.json"
+    marker = folder / spec.folder / "done.json"
     done = json.loads(marker.read_text())["rows"] if marker.exists() else 0
     if done >= count:
         return open_set(folder, spec, count)
     target = _grown(folder, spec, count) if done else open_set(folder, spec, count, "w+")
     device = vae.device
-    for first in track(range(done, count, batch), f"encode {spec.name}"):
+    for first in track(range(done, count, batch), f"encode {spec.folder}"):
         rows = slice(first, min(first + batch, count))
         scenes = [target.scene(row) for row in range(rows.start, rows.stop)]
         video = to_model(render(scenes, spec.frames, device=device))
@@ -137,6 +145,22 @@ def encode_set(
     return open_set(folder, spec, count)
 
 
+def encode_sets(
+    folder: Path,
+    specs: Iterable[SetSpec],
+    stored: int,
+    world: World,
+    vae: AutoencoderMagic141,
+    clip: CLIPModel,
+) -> dict[str, LatentSet]:
+    """By name, `specs` of `world`: `stored` clips, thrice as many images, an eighth as many long clips."""
+    counts = {IMAGES.name: 3 * stored, CLIPS.name: stored, LONG.name: stored // 8}
+    return {
+        spec.name: encode_set(folder, replace(spec, world=world), counts[spec.name], vae.eval(), clip.eval())
+        for spec in dict.fromkeys(specs)
+    }
+
+
 def _grown(folder: Path, spec: SetSpec, count: int) -> LatentSet:
     """The arrays of a set that is begun, made longer where `count` asks for more rows than they have."""
     old = open_set(folder, spec, count)
@@ -144,6 +168,6 @@ def _grown(folder: Path, spec: SetSpec, count: int) -> LatentSet:
         new = open_set(folder / "growing", spec, count, "w+")
         for name in ("latents", "image_tokens", "cover"):
             getattr(new, name)[: len(old)] = getattr(old, name)
-            os.replace(folder / "growing" / spec.name / f"{name}.npy", folder / spec.name / f"{name}.npy")
+            os.replace(folder / "growing" / spec.folder / f"{name}.npy", folder / spec.folder / f"{name}.npy")
         shutil.rmtree(folder / "growing")
     return open_set(folder, spec, count, "r+")

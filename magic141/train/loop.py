@@ -33,7 +33,10 @@ DECAY = 0.3
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How long and how fast a stage trains. `muon_lr` is for matrices of `matrix_modules`, `lr` for all else."""
+    """How long and how fast a stage trains. `muon_lr` is for matrices of `matrix_modules`, `lr` for all else.
+
+    snapshots: at so many evenly spaced points of the run its average is kept, the last of them at its end.
+    """
 
     out: Path
     samples: int
@@ -47,6 +50,7 @@ class Settings:
     seed: int = 0
     checkpoint_minutes: float = 3.0
     device: str = "cpu"
+    snapshots: int = 0
 
 
 @dataclass
@@ -93,18 +97,27 @@ def averaged(model: nn.Module, ema: float) -> torch.optim.swa_utils.AveragedMode
     return torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=update, use_buffers=True)
 
 
-def fit(model: Model, loss: Loss, settings: Settings) -> tuple[Model, Progressed]:
+def fit(
+    model: Model,
+    loss: Loss,
+    settings: Settings,
+    solvers: list[torch.optim.Optimizer] | None = None,
+    keep: Callable[[Model, Progressed], None] | None = None,
+) -> tuple[Model, Progressed]:
     """Train `model` in place, on the device of `settings`, and return the exponential moving average of its weights on
     the CPU, and what was seen. Generators are of the CPU, so that every device draws the same numbers.
 
     Resumes from `settings.out / "checkpoint.pt"` where that exists; interrupting loses at most a few minutes.
-    The loss curve goes to `loss.jsonl` beside it, one line every ten steps.
+    The loss curve goes to `loss.jsonl` beside it, one line every ten steps; a term that a step lacks keeps its last.
+
+    solvers: where parts of the model learn in turns or at rates of their own; one without gradient stays as it is.
+    keep: is given the average at each of `settings.snapshots` points, the last of them at the end.
     """
     settings.out.mkdir(parents=True, exist_ok=True)
     path = settings.out / "checkpoint.pt"
     model.to(settings.device)
     average = averaged(model, settings.ema)
-    solvers = optimizers(model, settings)
+    solvers = optimizers(model, settings) if solvers is None else solvers
     rates = [group["lr"] for solver in solvers for group in solver.param_groups]
     seen = Progressed()
     if path.exists():
@@ -125,15 +138,22 @@ def fit(model: Model, loss: Loss, settings: Settings) -> tuple[Model, Progressed
         torch.save(state, path.with_suffix(".tmp"))
         os.replace(path.with_suffix(".tmp"), path)
 
+    def done() -> float:
+        return max(seen.samples / settings.samples, seen.seconds / 60 / settings.budget_minutes)
+
     started, last_save = time.monotonic() - seen.seconds, time.monotonic()
+    kept, last_terms = int(min(done(), 1.0) * settings.snapshots), dict[str, Tensor]()
     model.train()
     with _bar(settings.out.name) as show, (settings.out / "loss.jsonl").open("a") as log:
         while True:
             seen.seconds = time.monotonic() - started
-            done = max(seen.samples / settings.samples, seen.seconds / 60 / settings.budget_minutes)
-            if done >= 1:
+            share = min(done(), 1.0)
+            if keep is not None and int(share * settings.snapshots) > kept:
+                kept = int(share * settings.snapshots)
+                keep(cast(Model, average.module), seen)
+            if share == 1:
                 break
-            scale = min((seen.step + 1) / settings.warmup_steps, (1 - done) / DECAY, 1.0)
+            scale = min((seen.step + 1) / settings.warmup_steps, (1 - share) / DECAY, 1.0)
             groups = [group for solver in solvers for group in solver.param_groups]
             for group, rate in zip(groups, rates, strict=True):
                 group["lr"] = rate * scale
@@ -147,11 +167,12 @@ def fit(model: Model, loss: Loss, settings: Settings) -> tuple[Model, Progressed
             average.update_parameters(model)
             seen.step += 1
             seen.samples += settings.batch_size
+            last_terms |= terms
             if seen.step % 10 == 0:
-                values = {name: round(value.item(), 5) for name, value in terms.items()}
+                values = {name: round(value.item(), 5) for name, value in last_terms.items()}
                 log.write(json.dumps(vars(seen) | values) + "\n")
                 log.flush()
-                show(done, seen, values)
+                show(share, seen, values)
             if time.monotonic() - last_save > settings.checkpoint_minutes * 60:
                 save()
                 last_save = time.monotonic()

@@ -1,4 +1,4 @@
-"""Stage `ode`: a student of a few steps learns where the teacher's trajectories end (ODE-pair regression).
+"""Method `trajectory`: a student of a few steps learns where the teacher's trajectories end (ODE-pair regression).
 
 The simplest distillation (Luhman & Luhman 2021, arXiv 2101.02388) and the usual start of DMD2's students: from noise,
 Euler's method with many steps of the guided teacher gives a trajectory; from its states at the student's few times the
@@ -9,10 +9,44 @@ the mean square blurs them.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from magic141.scheduler import shift_time
-from magic141.train.fields import Field, data, euler
+from magic141.train.fields import Field, Text, data, draw, euler, field, guided, step_times
+from magic141.train.flow import Batch
+from magic141.transformer import Magic141Transformer3DModel
+
+
+class TrajectoryRegression(nn.Module):
+    """The student, and what it learns from a batch: of the batch's latents only those that it gives are used.
+
+    stride: steps of the teacher for one of the student.
+    """
+
+    turns = 1
+
+    def __init__(
+        self,
+        student: Magic141Transformer3DModel,
+        teacher: Magic141Transformer3DModel,
+        empty: Text,
+        *,
+        num_inference_steps: int,
+        guidance_scale: float,
+        shift: float,
+        stride: int,
+    ) -> None:
+        super().__init__()
+        self.student, self.empty = student, empty
+        self.steps, self.stride = num_inference_steps, stride
+        self.guidance_scale, self.shift = guidance_scale, shift
+        self._teacher = (teacher,)  # in a tuple: no part of what is trained or saved
+
+    def forward(self, step: int, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        target = guided(self._teacher[0], batch, self.empty, self.guidance_scale)
+        noise = draw(batch.latents, generator)
+        states = trajectory(target, noise, self.steps, self.stride, self.shift)
+        return loss(field(self.student, batch), states, step_times(self.steps, self.shift), batch.known)
 
 
 def trajectory(teacher: Field, noise: Tensor, steps: int, stride: int, shift: float) -> list[Tensor]:
@@ -27,7 +61,8 @@ def loss(student: Field, states: list[Tensor], times: Tensor, known: int) -> dic
     times: (steps + 1,) of the states. Rows take the states in turn, so that a batch holds all of them.
     """
     end = states[-1]
-    place = torch.arange(len(end)) % (len(states) - 1)
-    x_t = torch.stack(states[:-1])[place, torch.arange(len(end))]
-    error = (data(student, x_t, times[place]) - end)[:, :, known:].square().mean()
+    rows = torch.arange(len(end), device=end.device)
+    place = rows % (len(states) - 1)
+    x_t = torch.stack(states[:-1])[place, rows]
+    error = (data(student, x_t, times.to(end.device)[place]) - end)[:, :, known:].square().mean()
     return {"loss": error}

@@ -41,6 +41,22 @@ def test_the_command_line_is_frozen() -> None:
         "gate-power": ["--gates", "--seed", "--methods", "--json"],
         "analytic": ["--json", "--markdown"],
         "check": ["adapter", "--knob"],
+        "select": [
+            "runs",
+            "--out",
+            "--steps",
+            "--guidance",
+            "--shift",
+            "--task",
+            "--teacher",
+            "--teacher-steps",
+            "--teacher-guidance",
+            "--teacher-shift",
+            "--prompts",
+            "--spread",
+            "--seeds",
+        ],
+        "claims": ["--quick", "--only", "--dry-run", "--out", "--doc"],
         "schema": [],
     }
 

@@ -61,8 +61,8 @@ def test_text_to_video_passes_all_stages(untrained: Path) -> None:
     assert np.abs(alone.astype(int) - output.frames[1]).max() <= 1  # a clip does not depend on its batch
 
 
-def test_text_to_video_direct_draws_no_picture(untrained: Path) -> None:
-    lab = Lab(task="text to video direct", num_inference_steps=2, num_frames=5, precision="fp32")
+def test_text_to_video_at_once_draws_no_picture(untrained: Path) -> None:
+    lab = Lab(task="text to video at once", num_inference_steps=2, num_frames=5, precision="fp32")
     lab.load()
     stopwatch = Stopwatch()
     output = lab.generate(REQUESTS, stopwatch)
@@ -71,8 +71,8 @@ def test_text_to_video_direct_draws_no_picture(untrained: Path) -> None:
     assert output.first_frames is None
     counts = {name: len(values) for name, values in stopwatch.samples.items()}
     assert counts == {"text encode": 1, "denoise": 2, "vae decode": 1}
-    with pytest.raises(InputError, match="starts from no image"):
-        lab._pipeline(prompt="a red circle", image=np.zeros((64, 64, 3), np.uint8), direct=True)
+    with pytest.raises(InputError, match="leave the image out"):
+        lab._pipeline(prompt="a red circle", image=np.zeros((64, 64, 3), np.uint8), factorised=False)
 
 
 def test_image_to_video_starts_from_the_true_frame(untrained: Path) -> None:

@@ -17,6 +17,7 @@ from magic141.conditioning import IMAGE_TOKENS, USUAL_LENGTH, encode_image, know
 from magic141.errors import InputError, WeightsCorrupt
 from magic141.images import as_pixels
 from magic141.pipeline import Magic141Pipeline
+from magic141.scheduler import FewStepScheduler
 
 PROMPT = "a small red ring drifting left over dark stripes"
 OTHER = "a large blue star drifting right over pale speckle"
@@ -158,6 +159,40 @@ def test_guidance_is_one_batched_pass(pipe: Magic141Pipeline, calls: list[dict[s
     calls.clear()
     run(pipe, image=picture(), guidance_scale=3)
     assert [len(call["timestep"]) for call in calls] == [2] * STEPS
+
+
+def test_a_student_needs_no_guidance_and_noises_afresh(
+    pipe: Magic141Pipeline, calls: list[dict[str, Tensor]]
+) -> None:
+    """Text to image to video at 4 + 4 steps, as `--model lab-student --steps 4` asks for it: one row a pass."""
+    pipe.scheduler = FewStepScheduler(shift=3.0, guidance_scale=1.0)
+    first, again, other = (
+        run(pipe, num_inference_steps=4, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1)
+    )
+    assert [len(call["hidden_states"]) for call in calls] == [1] * 3 * (4 + 4)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_the_baseline_makes_a_clip_at_once(pipe: Magic141Pipeline, calls: list[dict[str, Tensor]]) -> None:
+    run(pipe, factorised=False)
+    assert [call["hidden_states"].shape for call in calls] == [(2, 33, 2, 8, 8)] * STEPS
+    assert all(call["hidden_states"][:, 16:].abs().max() == 0 for call in calls)
+    with pytest.raises(InputError, match="leave the image out"):
+        run(pipe, factorised=False, image=picture())
+
+
+@pytest.mark.parametrize(
+    ("kind", "tokens", "latent"), [("latent_only", 0, True), ("tokens_only", IMAGE_TOKENS, False)]
+)
+def test_a_model_is_shown_the_part_of_the_prior_that_it_knows(
+    pipe: Magic141Pipeline, calls: list[dict[str, Tensor]], kind: str, tokens: int, latent: bool
+) -> None:
+    pipe.transformer.register_to_config(image_condition_type=kind)
+    run(pipe, image=picture(), guidance_scale=1)
+    for call in calls:
+        assert call["encoder_hidden_states"].shape[1] == USUAL_LENGTH + tokens
+        assert call["hidden_states"][:, 16:].any() == latent
 
 
 def test_guidance_extrapolates(pipe: Magic141Pipeline) -> None:

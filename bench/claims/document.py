@@ -1,0 +1,96 @@
+"""The claims as a table and as `docs/claims.md`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.claims.registry import Experiment
+from bench.claims.runs import Item, Scale, Train
+from bench.claims.verdicts import Answers
+from bench.records import ClaimRow, ClaimsTable
+
+HEAD = """# The paper's claims, and what became of them here
+
+Made by `python -m bench claims` from `bench/claims/registry.py`; do not edit. Protocols, sample sizes and thresholds
+were committed before the first run, and a claim that fails stays in the table. A verdict is *reproduced* or *not
+reproduced* where its threshold decides; *not testable here* where the lab has no headroom for it (the reason is given);
+*not run yet* until all of its trials are done. Numbers of the paper are from arXiv 2502.07701.
+
+"""
+RERUN = """
+## Run them
+
+`python -m nox -s claims` runs what is missing and resumes; `-- --quick` shows a direction of (b) alone, with smaller
+numbers of everything; `-- --dry-run` prints the items. Latency of the step table is measured by `python -m bench run
+bench/suites/lab.yaml`, each cell in a process alone.
+
+Distillation progress is normalised as (FD - FD_56) / (FD_4 - FD_56): 1 where a student starts, 0 where it does what the
+teacher does in 56 steps. FD is `fvd-world`, debiased, of generated frames only.
+"""
+
+
+def table(experiments: Sequence[Experiment], scale: Scale, answers: Answers) -> ClaimsTable:
+    """Every claim with its verdict."""
+    return ClaimsTable(scale=scale.name, rows=tuple(_row(one, scale, answers) for one in experiments))
+
+
+def _row(one: Experiment, scale: Scale, answers: Answers) -> ClaimRow:
+    found = one.verdict(scale, answers)
+    seeds = one.seeds(scale)
+    return ClaimRow(
+        id=one.id,
+        claim=one.claim,
+        paper=one.paper,
+        protocol=one.protocol,
+        sample=one.sample(scale) + (f"; {seeds} training seeds" if seeds > 1 else ""),
+        threshold=one.threshold,
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        verdict=found.verdict,
+        note=found.note,
+        x_label=found.labels[0],
+        y_label=found.labels[1],
+        curves=found.curves,
+    )
+
+
+def markdown(
+    experiments: Sequence[Experiment], scale: Scale, found: ClaimsTable, items: Sequence[Item]
+) -> str:
+    """`docs/claims.md`."""
+    lines = ["| | claim | the paper | ours, with 95 % interval | verdict |", "|---|---|---|---|---|"]
+    for row in found.rows:
+        note = f" ({row.note})" if row.note else ""
+        lines.append(f"| {row.id} | {row.claim} | {row.paper} | {number(row)} | **{row.verdict}**{note} |")
+    lines.append("\n## Protocols, written before the runs\n")
+    for row, one in zip(found.rows, experiments, strict=True):
+        trainings = sum(isinstance(item, Train) for item in one.items(scale))
+        trials = len(one.items(scale)) - trainings
+        lines += [
+            f"### {row.id}. {row.claim}\n",
+            f"- *Protocol*: {row.protocol}.",
+            f"- *Sample*: {row.sample}.",
+            f"- *Reproduced if* {row.threshold}.",
+            f"- *Runs*: {trainings} trainings, {trials} trials; {hours(one.minutes(scale))} or so on two slow cores.\n",
+        ]
+    total = sum(item.minutes for item in items)
+    lines.append(
+        f"All together, what experiments share counted once: {len(items)} items, about {hours(total)} on two"
+    )
+    lines.append(
+        "slow cores (60 GFLOP/s in all). These costs are estimates; `done.jsonl` records what each took."
+    )
+    return HEAD + "\n".join(lines) + "\n" + RERUN
+
+
+def number(row: ClaimRow) -> str:
+    """The value with its interval, or a dash."""
+    if row.value is None:
+        return "–"
+    bounds = "" if row.low is None or row.high is None else f" [{row.low:.3g}, {row.high:.3g}]"
+    return f"{row.value:.3g}{bounds}"
+
+
+def hours(minutes: float) -> str:
+    return f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.0f} hours"

@@ -1,0 +1,168 @@
+"""Runs the items that a store lacks, one after the other, and says after each what the claims look like.
+
+A store is a folder: `done.jsonl`, a line an item; `train/TEACHER`, the trainings, each resumed from its own checkpoint.
+An interruption loses one item, or of a training its last minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from bench import jsonl
+from bench.claims.document import table
+from bench.claims.registry import Experiment, plan
+from bench.claims.runs import TEACHER, Evaluate, Item, Scale, Train
+from bench.errors import RunError
+from bench.records import CLAIMS, ClaimsTable, Frozen, digest, write_atomically
+from bench.trials import Question, Trial
+from magic141 import weights
+from magic141.errors import InputError, WeightsMissing
+
+ROOT = Path(__file__).parents[2]
+DONE = "done.jsonl"
+
+
+class Done(Frozen):
+    """A line of the store. `key`: the item and the weights that it rests on."""
+
+    key: str
+    name: str
+    seconds: float
+    trial: Trial | None = None
+
+
+@dataclass
+class Driver:
+    """One invocation. `ask` answers a trial; `command` runs a training to its end, and raises where that fails."""
+
+    experiments: Sequence[Experiment]
+    scale: Scale
+    out: Path
+    ask: Callable[[Question], Trial]
+    note: Callable[[str], None]
+    command: Callable[[Sequence[str]], None] = field(default_factory=lambda: in_a_process)
+
+    def __post_init__(self) -> None:
+        self._weights: dict[str, str] = {}
+        self._teacher = weights.fingerprint(weights.resolve(TEACHER))[:8]
+        self.out.mkdir(parents=True, exist_ok=True)
+        try:
+            lines = [Done.model_validate_json(line) for line in jsonl.read(self.out / DONE)]
+        except ValidationError as error:
+            raise RunError(
+                f"{self.out / DONE} cannot be read: {error}; name another folder with --out"
+            ) from error
+        self._done = {line.key: line for line in lines}
+
+    @property
+    def items(self) -> list[Item]:
+        return plan(self.experiments, self.scale)
+
+    def left(self) -> list[Item]:
+        """Items without an answer, those whose weights are missing included."""
+        return [item for item in self.items if self._key(item) not in self._done]
+
+    def table(self) -> ClaimsTable:
+        """All claims as they stand."""
+        answers = {item.name: line.trial for item in self.items if (line := self._done.get(self._key(item)))}
+        return table(self.experiments, self.scale, {name: trial for name, trial in answers.items() if trial})
+
+    def run(self) -> int:
+        """Run what is left; returns how many items could not be. After each the table is written anew."""
+        self._publish()
+        failed: set[str] = set()
+        for item in self.left():
+            if lacking := failed.intersection(item.needs):
+                self._fail(item, f"it needs {', '.join(lacking)}", failed)
+                continue
+            self.note(f"{item.name} (about {item.minutes:.1f} min)")
+            clock = time.perf_counter()
+            try:
+                trial = self._answer(item)
+            except (InputError, RunError, WeightsMissing) as error:
+                self._fail(item, str(error), failed)
+                continue
+            done = Done(key=self._key(item), name=item.name, seconds=time.perf_counter() - clock, trial=trial)
+            jsonl.append(self.out / DONE, done.model_dump_json())
+            self._done[done.key] = done
+            self._publish()
+        return len(failed)
+
+    def _key(self, item: Item) -> str:
+        """Of the item and the weights that it rests on."""
+        preset = str(item.knobs.get("model", TEACHER)) if isinstance(item, Evaluate) else TEACHER
+        if preset not in self._weights:
+            self._weights[preset] = _fingerprint(preset)
+        return digest({"item": item.id, "weights": self._weights[preset], "teacher": self._teacher})
+
+    def _answer(self, item: Item) -> Trial | None:
+        """A trial's answer; a training has none."""
+        if isinstance(item, Evaluate):
+            return self._evaluate(item)
+        self._train(item)
+        return None
+
+    def _train(self, item: Train) -> None:
+        folder = self.out / "train" / self._teacher
+        words = [self._located(word, folder, item.needs) for word in item.words]
+        stage = words[0] == "t2i"
+        place = ["--out", str(folder / item.name)] if stage else ["--out", str(folder), "--name", item.name]
+        self.command([*words, *place])
+        ended = folder / item.name / "t2i" if stage else folder / item.name
+        wanted = int(words[words.index("--samples") + 1])
+        seen = json.loads((ended / "card.json").read_text("utf-8"))["samples"]
+        if seen < wanted:
+            raise RunError(
+                f"{item.name} ended at {seen:,} of {wanted:,} samples, for its minutes were over: this machine is too "
+                "slow for a comparison at equal samples at this scale"
+            )
+
+    @staticmethod
+    def _located(word: str, folder: Path, names: Sequence[str]) -> str:
+        for name in names:
+            word = word.replace("{" + name + "}", str(folder / name))
+        return word
+
+    def _evaluate(self, item: Evaluate) -> Trial:
+        knobs = dict(item.knobs)
+        if item.of is not None:
+            kept = sorted((self.out / "train" / self._teacher / item.of / "snapshots").glob("[0-9]*"))
+            if item.snapshot >= len(kept):
+                raise RunError(
+                    f"training {item.of} kept {len(kept)} snapshots, and number {item.snapshot + 1} is asked"
+                )
+            knobs["model"] = str(kept[item.snapshot])
+        return self.ask(Question(knobs, item.sample, item.metrics, item.ends))
+
+    def _fail(self, item: Item, why: str, failed: set[str]) -> None:
+        self.note(f"{item.name} is left out: {why}")
+        failed.add(item.name)
+
+    def _publish(self) -> None:
+        """The table in the store, and beside it, where the reports of the other runs find it."""
+        text = self.table().model_dump_json(indent=1) + "\n"
+        for folder in (self.out, self.out.parent):
+            write_atomically(folder / CLAIMS, text)
+
+
+def _fingerprint(preset: str) -> str:
+    """Of its weights; `missing` where there are none yet."""
+    try:
+        return weights.fingerprint(weights.resolve(preset))
+    except (InputError, WeightsMissing):
+        return "missing"
+
+
+def in_a_process(words: Sequence[str]) -> None:
+    """`python -m magic141.train WORDS`. Raises RunError where it fails."""
+    done = subprocess.run([sys.executable, "-m", "magic141.train", *words], cwd=ROOT, check=False)
+    if done.returncode:
+        raise RunError(f"`python -m magic141.train {' '.join(words)}` failed with code {done.returncode}")

@@ -1,0 +1,282 @@
+"""The claims of the paper as experiments: what decides about each, written down before any run.
+
+`docs/claims.md` is made from this file. An experiment is a list of items, each a training command or a trial, and a
+verdict read off their answers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from bench.claims.runs import (
+    DIALS,
+    GUIDANCE,
+    METHODS,
+    SHIFT,
+    STEPS,
+    STUDENT,
+    TASKS,
+    TEACHER,
+    TEXT_TO_VIDEO_SHARE,
+    Evaluate,
+    Item,
+    Scale,
+    ask_model,
+    convergence,
+    knobs_of,
+    progress,
+    unique,
+)
+from bench.claims.verdicts import (
+    Answers,
+    Finding,
+    Lines,
+    accuracy_kept,
+    advantage,
+    diversity_kept,
+    effect_of_the_dial,
+    gap_closed,
+    motion_kept,
+    steps_beaten,
+)
+from bench.errors import SuiteError, nearest
+from bench.trials import Sample
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A claim, and all that decides about it."""
+
+    id: str
+    claim: str
+    paper: str
+    protocol: str
+    threshold: str
+    seeds: Callable[[Scale], int]
+    items: Callable[[Scale], list[Item]]
+    verdict: Callable[[Scale, Answers], Finding]
+    quick: bool = False
+    sample: Callable[[Scale], str] = field(
+        default=lambda scale: f"{scale.prompts} validation prompts a point"
+    )
+
+    def minutes(self, scale: Scale) -> float:
+        """On two slow cores."""
+        return sum(item.minutes for item in self.items(scale))
+
+
+# What decides (a), (b) and (c): the area between two curves.
+
+Pair = Callable[[Scale], tuple[Lines, Lines]]
+"""The lines that should lie higher (worse), then those that should lie lower."""
+
+
+def equal_samples(
+    scale: Scale, dial: tuple[float, bool] = (0.0, True), small: bool = False
+) -> tuple[Lines, Lines]:
+    samples, seeds = (scale.dial_samples, 2) if small else (scale.distilled, scale.seeds)
+    hard, easy = (
+        progress(scale, [task], TASKS[task], seeds, samples, dial)
+        for task in ("text-to-video", "image-to-video")
+    )
+    return hard, easy
+
+
+def equal_flops(scale: Scale) -> tuple[Lines, Lines]:
+    whole = math.ceil(scale.distilled * TEXT_TO_VIDEO_SHARE)
+    hard = progress(scale, ["text-to-video"], TASKS["text-to-video"], scale.seeds, whole)
+    easy = progress(scale, ["image-to-video", "text-to-image"], "text to video", scale.seeds, scale.distilled)
+    return hard, easy
+
+
+def prior_part(
+    part: str, scale: Scale, dial: tuple[float, bool] = (0.0, True), small: bool = False
+) -> tuple[Lines, Lines]:
+    """`part` is what the worse lines still have."""
+    samples, seeds = (scale.dial_samples, 2) if small else (scale.primed, min(scale.seeds, 2))
+    return convergence(scale, part, seeds, samples, dial), convergence(scale, "both", seeds, samples, dial)
+
+
+def items_of(pair: Pair, scale: Scale) -> list[Item]:
+    return unique(item for lines in pair(scale) for item in lines.items)
+
+
+def dialled(pair: Callable[..., tuple[Lines, Lines]], scale: Scale) -> list[tuple[Lines, Lines]]:
+    """The pair at every setting of the dial."""
+    return [pair(scale, dial=dial, small=True) for dial in DIALS]
+
+
+def _compared(
+    pair: Pair, id: str, claim: str, paper: str, protocol: str, threshold: str, **more: bool
+) -> Experiment:
+    return Experiment(
+        id, claim, paper, protocol, threshold,
+        seeds=lambda scale: len(pair(scale)[0].curves),
+        items=partial(items_of, pair),
+        verdict=lambda scale, answers: advantage(*pair(scale), answers),
+        quick=more.get("quick", False),
+    )  # fmt: skip
+
+
+def _dial(pair: Callable[..., tuple[Lines, Lines]], id: str, claim: str, protocol: str) -> Experiment:
+    return Experiment(
+        id, claim, "not stated: the paper has one data set", protocol,
+        "the 95 % t interval over seeds of (advantage at 0 % stated) - (advantage at 100 % stated) lies above 0",
+        seeds=lambda scale: 2,
+        items=lambda scale: unique(
+            item for pairs in dialled(pair, scale) for lines in pairs for item in lines.items
+        ),
+        verdict=lambda scale, answers: effect_of_the_dial(dialled(pair, scale), DIALS, answers),
+    )  # fmt: skip
+
+
+# (d): the step table, and what is asked of the shipped student.
+
+STEP_COUNTS = (1, 2, 4, 8, 16, 28, 56)
+TEST_TASK = "image to video"
+
+
+def table_trial(scale: Scale, model: str, steps: int) -> Evaluate:
+    guidance, shift = (GUIDANCE, SHIFT) if model == TEACHER else (1.0, None)
+    sample = Sample(split="test", prompts=scale.table_prompts)
+    return ask_model(f"{model} at {steps}", knobs_of(TEST_TASK, steps, guidance, shift, model), sample)
+
+
+def step_table(scale: Scale) -> list[Item]:
+    few = [steps for steps in STEP_COUNTS if steps <= 8]
+    return [
+        *(table_trial(scale, TEACHER, steps) for steps in STEP_COUNTS),
+        *(table_trial(scale, STUDENT, steps) for steps in few),
+        *(table_trial(scale, f"{STUDENT}-{method}", STEPS) for method in METHODS[1:]),
+    ]
+
+
+def spread_trial(scale: Scale, model: str, steps: int) -> Evaluate:
+    guidance, shift = (GUIDANCE, SHIFT) if model == TEACHER else (1.0, None)
+    prompts, seeds = scale.spread
+    # Where nothing varies has no say: half of the prompts are open.
+    sample = Sample(split="test", start=scale.table_prompts, prompts=2 * prompts, seeds=seeds)
+    knobs = knobs_of(TEST_TASK, steps, guidance, shift, model)
+    return ask_model(f"spread of {model} at {steps}", knobs, sample, ends=True)
+
+
+def spread_items(scale: Scale) -> list[Item]:
+    return [spread_trial(scale, TEACHER, 56), spread_trial(scale, STUDENT, STEPS)]
+
+
+def _student(
+    id: str, claim: str, paper: str, threshold: str, items: Callable[[Scale], list[Item]],
+    verdict: Callable[[Scale, Answers], Finding], sample: Callable[[Scale], str],
+) -> Experiment:  # fmt: skip
+    protocol = (
+        f"image to video from true first frames, unseen test prompts; teacher: Euler, guidance {GUIDANCE:g}, shift "
+        f"{SHIFT:g}; student: `{STUDENT}`, chosen by `bench select` on the validation split, {STEPS} steps, no guidance"
+    )
+    return Experiment(id, claim, paper, protocol, threshold, lambda scale: 1, items, verdict, sample=sample)
+
+
+def _table_names(scale: Scale) -> tuple[str, str, str]:
+    return tuple(
+        table_trial(scale, model, steps).name
+        for model, steps in ((TEACHER, STEPS), (TEACHER, 56), (STUDENT, STEPS))
+    )  # type: ignore[return-value]
+
+
+def _table_sample(scale: Scale) -> str:
+    return f"{scale.table_prompts} test prompts"
+
+
+AREA = (
+    "Mean over the snapshots of (lines that should be worse) - (lines that should be better), seed by seed; fvd-world "
+    "of generated frames only"
+)
+REMAINING = "the remaining gap (FD - FD_56) / (FD_4 - FD_56), those of the teacher at 4 and 56 Euler steps"
+ABOVE_ZERO = "the 95 % t interval over seeds lies above 0"
+
+EXPERIMENTS: dict[str, Experiment] = {
+    experiment.id: experiment
+    for experiment in (
+        _compared(
+            equal_samples, "a1", "Image to video distils more easily than text to video, at equal samples",
+            "text to video clearly slower in FVD, FID and LPIPS (figure)",
+            f"DMD2 to {STEPS} steps by one recipe for both tasks. {AREA}; scale: {REMAINING}", ABOVE_ZERO,
+        ),
+        _compared(
+            equal_flops, "a2", "The factorised way distils more easily, end to end, at equal training FLOPs",
+            "not stated: it compares single tasks",
+            "DMD2 of text to image and image to video in turns, asked end to end (the student's own first image), "
+            f"against text to video with as many training FLOPs. {AREA}; scale: {REMAINING}", ABOVE_ZERO,
+        ),
+        _compared(
+            partial(prior_part, "latent"), "b1", "Image tokens beside text tokens make the teacher converge faster",
+            "faster convergence (no number)",
+            f"Image to video with the image latent alone, against the whole prior. {AREA}; scale: ln(1 + FD)",
+            ABOVE_ZERO, quick=True,
+        ),
+        _compared(
+            partial(prior_part, "tokens"), "b2",
+            "The image latent beside the noisy one makes the teacher converge faster",
+            "faster convergence (no number)",
+            f"Image to video with image tokens alone, against the whole prior. {AREA}; scale: ln(1 + FD)",
+            ABOVE_ZERO, quick=True,
+        ),
+        _dial(
+            equal_samples, "c1", "The advantage of image to video (a1) grows with what captions leave unsaid",
+            "a1 at a quarter of its samples, with 0, 50 and 100 % of hidden factors stated, and at 0 % without events",
+        ),
+        _dial(
+            partial(prior_part, "latent"), "c2",
+            "The advantage of image tokens (b1) grows with what captions leave unsaid",
+            "b1 at an eighth of its samples, with 0, 50 and 100 % of hidden factors stated, and at 0 % without events",
+        ),
+        _student(
+            "d1", "Four distilled steps do what fifty-six do",
+            "total score 0.8134 at 4 steps, 0.7740 at 56 Euler steps",
+            "(FD_4 - FD_student) / (FD_4 - FD_56) is at least 0.8; not testable where that of FD_4 - FD_56 holds 0",
+            step_table, lambda scale, answers: gap_closed(*_table_names(scale), answers), _table_sample,
+        ),
+        _student(
+            "d2", "… and say what was asked", "i2v subject 0.9812 at 4 steps, 0.9804 at 56",
+            "the paired 95 % interval of accuracy-mean, student - teacher at 56, lies above -0.02",
+            lambda scale: list(step_table(scale)),
+            lambda scale, answers: accuracy_kept(*_table_names(scale)[1:], answers), _table_sample,
+        ),
+        _student(
+            "d3", "… and move", "dynamic 0.4123 at 4 steps, 0.2103 at 56", "motion-ratio to truth lies in 0.9 to 1.1",
+            step_table, lambda scale, answers: motion_kept(_table_names(scale)[2], answers), _table_sample,
+        ),
+        _student(
+            "d4", "… and differ from seed to seed", "not stated",
+            "the 95 % interval of the pooled variance ratio of final positions, student / teacher, lies above 0.8",
+            spread_items,
+            lambda scale, answers: diversity_kept(
+                spread_trial(scale, STUDENT, STEPS).name, spread_trial(scale, TEACHER, 56).name, answers
+            ),
+            lambda scale: f"{2 * scale.spread[0]} test prompts, half of them open, x {scale.spread[1]} seeds",
+        ),
+        _student(
+            "d5", "Four distilled steps beat fifty-six", "total score 0.8134 at 4 steps, 0.7740 at 56 Euler steps",
+            "the 95 % interval of FD_56 - FD_student lies above 0", step_table,
+            lambda scale, answers: steps_beaten(*_table_names(scale)[1:], answers), _table_sample,
+        ),
+    )
+}  # fmt: skip
+
+
+def chosen(scale: Scale, only: Sequence[str] = ()) -> list[Experiment]:
+    """The experiments of a scale, or those named. Raises SuiteError for an unknown name."""
+    for name in only:
+        if name not in EXPERIMENTS:
+            raise SuiteError(
+                f"no claim is called {name!r}{nearest(name, EXPERIMENTS)} Known: {', '.join(EXPERIMENTS)}"
+            )
+    wanted = [EXPERIMENTS[name] for name in only] if only else list(EXPERIMENTS.values())
+    return [one for one in wanted if one.quick] if scale.name == "quick" and not only else wanted
+
+
+def plan(experiments: Sequence[Experiment], scale: Scale) -> list[Item]:
+    """All items of some experiments, each once."""
+    return unique([item for one in experiments for item in one.items(scale)])

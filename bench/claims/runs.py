@@ -1,0 +1,241 @@
+"""What the claims need to have run: trainings, trials, and the curves that they make up.
+
+Costs are estimates for two slow cores, made before any run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from bench.claims.verdicts import Lines
+from bench.records import Knob, digest
+from bench.trials import QUALITY, Sample
+
+TEACHER = "lab"
+STUDENT = "lab-student"
+GUIDANCE, SHIFT = 2.0, 3.0
+STEPS = 4
+METHODS = ("dmd2", "dmd", "trajectory", "consistency", "cfg")
+TASKS = {"image-to-video": "image to video", "text-to-video": "text to video at once"}
+"""Training tasks, and how the adapter calls what is then asked."""
+DIALS = ((0.0, True), (0.5, True), (1.0, True), (0.0, False))
+"""(share of hidden factors that captions state, whether events occur)."""
+TEXT_TO_VIDEO_SHARE = 172 / 168
+"""Samples of text to video that cost as many training FLOPs as those of an alternating run: tokens a nominal sample are
+24 + 144 for text to video, and (16 + 24 + 144 + 4 (24 + 16)) / 2 where image to video and four images take turns. Other
+costs are proportional to tokens: at this length the attention matrix is under a tenth of a pass."""
+TRAINED_A_MINUTE = {"distill": 600.0, "prior": 2000.0, "t2i": 5000.0}
+"""Samples, on two cores of 60 GFLOP/s in all; what a plan's minutes rest on."""
+PASS_GFLOP, CLIP_GFLOP, GFLOP_A_MINUTE = 1.63, 6.0, 0.6 * 60 * 60
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the experiments are. `prompts` of a trial; `budget`: most minutes of one training run."""
+
+    name: Literal["quick", "full"]
+    seeds: int
+    snapshots: int
+    distilled: int
+    primed: int
+    dial_samples: int
+    images: int
+    stored: int
+    prompts: int
+    table_prompts: int
+    spread: tuple[int, int]
+    budget: float
+
+
+FULL = Scale("full", 3, 8, 60_000, 120_000, 15_000, 200_000, 48_000, 256, 2048, (64, 16), 240.0)
+QUICK = Scale("quick", 2, 2, 480, 1_920, 0, 0, 1_024, 64, 64, (8, 4), 3.0)
+"""Shows a direction of (b) in 20 minutes on two slow cores; a distillation that short shows nothing."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """`python -m magic141.train WORDS`, in a folder that all trainings of a store share. needs: names of trainings."""
+
+    name: str
+    words: tuple[str, ...]
+    minutes: float
+    needs: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return digest({"train": self.words, "name": self.name})
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """A trial of a preset, or of the `snapshot`-th model that the training `of` kept."""
+
+    name: str
+    knobs: dict[str, Knob]
+    sample: Sample
+    minutes: float
+    of: str | None = None
+    snapshot: int = 0
+    metrics: tuple[str, ...] = QUALITY
+    ends: bool = False
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.of,) if self.of else ()
+
+    @property
+    def id(self) -> str:
+        """Without the weights: a store belongs to one teacher, and says which."""
+        asked = {"knobs": self.knobs, "of": self.of, "snapshot": self.snapshot, "ends": self.ends}
+        return digest({"evaluate": asked, "sample": self.sample.model_dump(), "metrics": self.metrics})
+
+
+Item = Train | Evaluate
+
+
+def ask_model(
+    name: str,
+    knobs: Mapping[str, Knob],
+    sample: Sample,
+    of: str | None = None,
+    snapshot: int = 0,
+    **how: bool,
+) -> Evaluate:
+    passes = int(knobs["num_inference_steps"] or 0) * (1 if knobs["guidance_scale"] == 1 else 2)
+    clips = sample.prompts * sample.seeds
+    minutes = 0.3 + clips * (CLIP_GFLOP + PASS_GFLOP * passes) / GFLOP_A_MINUTE
+    ends = how.get("ends", False)
+    return Evaluate(
+        name, dict(knobs), sample, minutes, of, snapshot, metrics=() if ends else QUALITY, ends=ends
+    )
+
+
+def knobs_of(
+    task: str, steps: int, guidance: float, shift: float | None = None, model: str | None = None
+) -> dict[str, Knob]:
+    found: dict[str, Knob] = {
+        "task": task,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "shift": shift,
+    }
+    return found if model is None else {"model": model, **found}
+
+
+def _minutes(stage: str, samples: int) -> float:
+    return 0.5 + samples / TRAINED_A_MINUTE[stage]
+
+
+# Distillation, as runs and curves.
+
+
+def distilled(
+    scale: Scale, tasks: Sequence[str], seed: int, samples: int, dial: tuple[float, bool] = (0.0, True)
+) -> Train:
+    stated, events = dial
+    words = ["distill", "dmd2", *(word for task in tasks for word in ("--task", task)), "--teacher", TEACHER]
+    words += [
+        "--steps",
+        str(STEPS),
+        "--guidance",
+        f"{GUIDANCE:g}",
+        "--shift",
+        f"{SHIFT:g}",
+        "--seed",
+        str(seed),
+    ]
+    words += ["--samples", str(samples), "--budget", f"{scale.budget:g}", "--snapshots", str(scale.snapshots)]
+    words += ["--stored", str(scale.stored), *_dial_words(dial)]
+    name = f"dmd2-{'+'.join(tasks)}-{samples}-stated{stated:g}-events{int(events)}-seed{seed}"
+    return Train(name, tuple(words), _minutes("distill", samples))
+
+
+def primed(
+    scale: Scale, kind: str, seed: int, samples: int, dial: tuple[float, bool] = (0.0, True)
+) -> list[Train]:
+    """Image to video with a part of the prior, after the text-to-image training that all parts of a seed start from."""
+    stated, events = dial
+    name = f"prior-{kind}-{samples}-stated{stated:g}-events{int(events)}-seed{seed}"
+    words = ["prior", kind, "--seed", str(seed), "--samples", str(samples), "--budget", f"{scale.budget:g}"]
+    words += ["--snapshots", str(scale.snapshots), "--stored", str(scale.stored), *_dial_words(dial)]
+    if not scale.images:
+        return [Train(name, tuple(words), _minutes("prior", samples))]
+    start = f"t2i-{scale.images}-seed{seed}"
+    image = ["t2i", "--seed", str(seed), "--samples", str(scale.images), "--budget", f"{scale.budget:g}"]
+    image += ["--stored", str(scale.stored)]
+    first = Train(start, tuple(image), _minutes("t2i", scale.images))
+    words += ["--initial", f"{{{start}}}/t2i/denoiser.pt"]
+    return [first, Train(name, tuple(words), _minutes("prior", samples), (start,))]
+
+
+def _dial_words(dial: tuple[float, bool]) -> list[str]:
+    return ["--stated", f"{dial[0]:g}", "--events" if dial[1] else "--no-events"]
+
+
+def curve(
+    scale: Scale, run: Train, knobs: dict[str, Knob], dial: tuple[float, bool] = (0.0, True)
+) -> list[Evaluate]:
+    """A trial of every snapshot of `run`."""
+    return [
+        ask_model(f"{run.name}@{k + 1}", knobs, _validation(scale, dial), run.name, k)
+        for k in range(scale.snapshots)
+    ]
+
+
+def anchors(scale: Scale, task: str, dial: tuple[float, bool] = (0.0, True)) -> tuple[Evaluate, Evaluate]:
+    """Where a student of `task` starts, the teacher at as few Euler steps, and where it should arrive."""
+    few, many = (knobs_of(task, steps, GUIDANCE, SHIFT, TEACHER) for steps in (STEPS, 56))
+    sample, dialled = _validation(scale, dial), f"{task}, stated {dial[0]:g}, events {dial[1]}"
+    return ask_model(f"teacher at {STEPS}, {dialled}", few, sample), ask_model(
+        f"teacher at 56, {dialled}", many, sample
+    )
+
+
+def _validation(scale: Scale, dial: tuple[float, bool]) -> Sample:
+    return Sample(split="validation", prompts=scale.prompts, stated=dial[0], events=dial[1])
+
+
+def progress(
+    scale: Scale,
+    tasks: Sequence[str],
+    asked: str,
+    seeds: int,
+    samples: int,
+    dial: tuple[float, bool] = (0.0, True),
+) -> Lines:
+    """Curves of the remaining gap, one a seed, and the items that they rest on."""
+    runs = [distilled(scale, tasks, seed, samples, dial) for seed in range(seeds)]
+    curves = [curve(scale, run, knobs_of(asked, STEPS, 1.0), dial) for run in runs]
+    return Lines(
+        name=" + ".join(tasks),
+        items=[
+            *anchors(scale, asked, dial),
+            *(item for pair in zip(runs, curves, strict=True) for item in (pair[0], *pair[1])),
+        ],
+        curves=[[trial.name for trial in one] for one in curves],
+        anchors=tuple(trial.name for trial in anchors(scale, asked, dial)),
+        samples=samples,
+    )
+
+
+def convergence(
+    scale: Scale, kind: str, seeds: int, samples: int, dial: tuple[float, bool] = (0.0, True)
+) -> Lines:
+    """Curves of ln(1 + fvd-world), one a seed: a teacher in training has no start and end to be normalised by."""
+    steps = 4 if scale.name == "quick" else 16
+    runs = [primed(scale, kind, seed, samples, dial) for seed in range(seeds)]
+    curves = [curve(scale, run[-1], knobs_of("image to video", steps, 1.0, 1.0), dial) for run in runs]
+    return Lines(
+        name=kind,
+        items=[item for run, one in zip(runs, curves, strict=True) for item in (*run, *one)],
+        curves=[[trial.name for trial in one] for one in curves],
+        anchors=None,
+        samples=samples,
+    )
+
+
+def unique(items: Iterable[Item]) -> list[Item]:
+    """Each item once, in order: experiments share runs."""
+    return list({item.name: item for item in items}.values())

@@ -1,0 +1,209 @@
+"""From answers to verdicts: the arithmetic behind every claim."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from bench.records import Curve, CurvePoint
+from bench.trials import Trial, positions, value
+
+Verdict = Literal["reproduced", "not reproduced", "not testable here", "not run yet"]
+Answers = Mapping[str, Trial]
+"""By the name of the trial."""
+DRAWS = 20_000
+
+
+@dataclass(frozen=True)
+class Lines:
+    """One side of a comparison: items to run, and the names of the trials of each seed's curve, in order.
+
+    anchors: names of the trials between which the remaining gap is measured; without, the scale is ln(1 + FD).
+    """
+
+    name: str
+    items: list[Any]
+    curves: list[list[str]]
+    anchors: tuple[str, ...] | None
+    samples: int
+
+    def names(self) -> set[str]:
+        return {name for one in self.curves for name in one} | set(self.anchors or ())
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A verdict with its number, and what a figure of it shows."""
+
+    verdict: Verdict
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    note: str = ""
+    curves: tuple[Curve, ...] = ()
+    labels: tuple[str, str] = field(default=("", ""))
+
+
+def missing(names: Sequence[str] | set[str], answers: Answers) -> Finding | None:
+    """`not run yet`, where an answer lacks."""
+    lacking = [name for name in names if name not in answers]
+    if not lacking:
+        return None
+    return Finding("not run yet", note=f"{len(names) - len(lacking)} of {len(names)} trials done")
+
+
+def heights(lines: Lines, answers: Answers) -> NDArray[np.float64]:
+    """(seeds, snapshots): the remaining gap, or ln(1 + FD)."""
+    found = np.array([[value(answers[name], "fvd-world") for name in one] for one in lines.curves])
+    if lines.anchors is None:
+        return np.log1p(np.maximum(found, 0.0))
+    start, end = (value(answers[name], "fvd-world") for name in lines.anchors)
+    return (found - end) / (start - end)
+
+
+def over_seeds(values: NDArray[np.float64]) -> tuple[float, float | None, float | None]:
+    """Mean of (seeds,) with its 95 % t interval; none for one seed."""
+    mean, n = float(values.mean()), len(values)
+    if n < 2:
+        return mean, None, None
+    half = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n))
+    return mean, mean - half, mean + half
+
+
+def no_headroom(lines: Lines, answers: Answers) -> str:
+    """Why the gap between both anchors cannot be told from none; empty where it can."""
+    if lines.anchors is None:
+        return ""
+    mean, low, high = difference(*(answers[name] for name in lines.anchors))
+    if low > 0:
+        return ""
+    return f"{lines.name}: the teacher at few and many steps differ by {mean:.3g} [{low:.3g}, {high:.3g}]: no headroom"
+
+
+def advantage(worse: Lines, better: Lines, answers: Answers) -> Finding:
+    """How much higher the lines lie that should, on average over the run: a verdict needs an interval above 0."""
+    if (waiting := missing(worse.names() | better.names(), answers)) is not None:
+        return waiting
+    if why := " ".join(filter(None, (no_headroom(lines, answers) for lines in (worse, better)))):
+        return Finding("not testable here", note=why)
+    high, low = heights(worse, answers), heights(better, answers)
+    mean, lower, upper = over_seeds((high - low).mean(axis=1))
+    curves = (_band(worse, high), _band(better, low))
+    labels = ("training samples", "ln(1 + FD)" if worse.anchors is None else "remaining gap")
+    reproduced = lower is not None and lower > 0
+    return Finding("reproduced" if reproduced else "not reproduced", mean, lower, upper, "", curves, labels)
+
+
+def effect_of_the_dial(
+    pairs: Sequence[tuple[Lines, Lines]], dials: Sequence[tuple[float, bool]], answers: Answers
+) -> Finding:
+    """The advantage where captions state nothing over that where they state all; both with events."""
+    names = {name for pair in pairs for lines in pair for name in lines.names()}
+    if (waiting := missing(names, answers)) is not None:
+        return waiting
+    if why := " ".join(filter(None, (no_headroom(lines, answers) for pair in pairs for lines in pair))):
+        return Finding("not testable here", note=why)
+    found = {
+        dial: (heights(worse, answers) - heights(better, answers)).mean(axis=1)
+        for dial, (worse, better) in zip(dials, pairs, strict=True)
+    }
+    mean, lower, upper = over_seeds(found[0.0, True] - found[1.0, True])
+    curves = tuple(
+        Curve(
+            name="with events" if events else "without events",
+            points=tuple(
+                CurvePoint(x=100 * stated, **dict(zip(("y", "low", "high"), over_seeds(gaps), strict=True)))
+                for (stated, occurs), gaps in found.items()
+                if occurs is events
+            ),
+        )
+        for events in (True, False)
+    )
+    reproduced = lower is not None and lower > 0
+    labels = ("% of hidden factors stated", "advantage")
+    return Finding("reproduced" if reproduced else "not reproduced", mean, lower, upper, "", curves, labels)
+
+
+def difference(a: Trial, b: Trial) -> tuple[float, float, float]:
+    """FD of a less that of b, with its 95 % interval from those of both, taken as independent and normal."""
+    mean = value(a, "fvd-world") - value(b, "fvd-world")
+    half = 1.96 * math.hypot(_error(a), _error(b))
+    return mean, mean - half, mean + half
+
+
+def gap_closed(few: str, many: str, student: str, answers: Answers) -> Finding:
+    """Share of the gap between the teacher at few and at many steps; 0.8 is asked."""
+    if (waiting := missing((few, many, student), answers)) is not None:
+        return waiting
+    trials = [answers[name] for name in (few, many, student)]
+    mean, low, high = difference(trials[0], trials[1])
+    if low <= 0:
+        return Finding(
+            "not testable here", note=f"FD_4 - FD_56 is {mean:.3g} [{low:.3g}, {high:.3g}]: no headroom"
+        )
+    rng = np.random.default_rng(0)
+    start, end, made = (rng.normal(value(t, "fvd-world"), _error(t), DRAWS) for t in trials)
+    lower, upper = np.quantile((start - made) / (start - end), [0.025, 0.975])
+    share = (value(trials[0], "fvd-world") - value(trials[2], "fvd-world")) / mean
+    return Finding("reproduced" if share >= 0.8 else "not reproduced", share, float(lower), float(upper))
+
+
+def steps_beaten(many: str, student: str, answers: Answers) -> Finding:
+    """FD of the teacher at many steps less the student's: above 0 is asked of the whole interval."""
+    if (waiting := missing((many, student), answers)) is not None:
+        return waiting
+    mean, low, high = difference(answers[many], answers[student])
+    return Finding("reproduced" if low > 0 else "not reproduced", mean, low, high)
+
+
+def accuracy_kept(many: str, student: str, answers: Answers) -> Finding:
+    """Paired difference of accuracy; the interval must lie above -0.02."""
+    if (waiting := missing((many, student), answers)) is not None:
+        return waiting
+    from evals.statistics import paired_difference
+
+    found = paired_difference(answers[student].accuracy, answers[many].accuracy)
+    verdict: Verdict = "reproduced" if found.low > -0.02 else "not reproduced"
+    return Finding(verdict, found.value, found.low, found.high)
+
+
+def motion_kept(student: str, answers: Answers) -> Finding:
+    """Motion over truth; 0.9 to 1.1 is asked of the value."""
+    if (waiting := missing((student,), answers)) is not None:
+        return waiting
+    score = answers[student].scores["motion-ratio"]
+    ratio = value(answers[student], "motion-ratio")
+    return Finding("reproduced" if 0.9 <= ratio <= 1.1 else "not reproduced", ratio, score.low, score.high)
+
+
+def diversity_kept(student: str, teacher: str, answers: Answers) -> Finding:
+    """Pooled ratio of variances; the interval must lie above 0.8."""
+    if (waiting := missing((student, teacher), answers)) is not None:
+        return waiting
+    from evals.diversity import variance_ratio
+
+    scenes = answers[student].sample.scenes()
+    found = variance_ratio(positions(answers[student]), positions(answers[teacher]), scenes)
+    note = f"{found.ratio.n} open prompts; subjects found: student {found.found[0]:.0%}, teacher {found.found[1]:.0%}"
+    verdict: Verdict = "reproduced" if found.ratio.low > 0.8 else "not reproduced"
+    return Finding(verdict, found.ratio.value, found.ratio.low, found.ratio.high, note)
+
+
+def _error(trial: Trial) -> float:
+    score = trial.scores["fvd-world"]
+    return 0.0 if score.low is None or score.high is None else (score.high - score.low) / (2 * 1.96)
+
+
+def _band(lines: Lines, found: NDArray[np.float64]) -> Curve:
+    steps = found.shape[1]
+    points = []
+    for k in range(steps):
+        mean, low, high = over_seeds(found[:, k])
+        points.append(CurvePoint(x=lines.samples * (k + 1) / steps, y=mean, low=low, high=high))
+    return Curve(name=lines.name, points=tuple(points))

@@ -1,0 +1,69 @@
+"""Trained transformers as pipeline folders: written while they learn, and packed to ship."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from magic141 import weights
+from magic141.errors import InputError
+from magic141.pipeline import SHAREABLE, Magic141Pipeline
+from magic141.presets import LAB
+from magic141.scheduler import FlowMatchScheduler
+from magic141.train.card import write_student_card
+from magic141.transformer import Magic141Transformer3DModel
+
+STUDENT = "student.json"
+"""In such a folder: how its transformer was made, and what that has seen."""
+
+
+def store(
+    pipe: Magic141Pipeline,
+    transformer: Magic141Transformer3DModel,
+    scheduler: FlowMatchScheduler,
+    facts: dict[str, Any],
+    folder: Path,
+) -> None:
+    """Write `transformer` as a pipeline folder in half precision, with the other parts of `pipe`, sealed."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    whole = Magic141Pipeline(
+        transformer=copy.deepcopy(transformer).cpu().half(),
+        vae=copy.deepcopy(pipe.vae).cpu().half(),
+        text_encoder=copy.deepcopy(pipe.text_encoder).cpu().bfloat16(),
+        tokenizer=pipe.tokenizer,
+        scheduler=scheduler,
+    )
+    whole.save_pretrained(partial)
+    (partial / STUDENT).write_text(json.dumps(facts, indent=1) + "\n", "utf-8", newline="\n")
+    weights.seal(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+def pack(student: Path, target: Path) -> None:
+    """Ship a student: `target` becomes that pipeline folder, with card and checksums, without what its teacher ships.
+
+    Raises InputError where `student` is none.
+    """
+    if not (student / STUDENT).is_file():
+        raise InputError(f"{student} has no {STUDENT}: name a student or snapshot that `distill` left")
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(student, partial)
+    if (target / "README.md").exists():
+        shutil.copy(target / "README.md", partial / "README.md")
+    with contextlib.suppress(InputError):  # of a teacher that does not ship
+        weights.share(partial, LAB.name, tuple(SHAREABLE))
+    facts = json.loads((partial / STUDENT).read_text("utf-8"))
+    cards = [folder / "card.json" for folder in (student.parent, student.parent.parent)]
+    trained = next((json.loads(card.read_text("utf-8")) for card in cards if card.exists()), None)
+    weights.seal(partial)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(partial, target)
+    write_student_card(facts, trained, target / "README.md")

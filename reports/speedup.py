@@ -1,0 +1,86 @@
+"""What few steps gain over many, end to end, beside the most that they can gain: Amdahl's law (1967)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from bench.records import Timing
+from reports import text
+from reports.plots import breakdown
+from reports.rows import Row
+
+DENOISING = ("denoise", "image")
+"""Stages that steps make up. The picture's one decoded frame counts as denoising too: the ceiling is not too low."""
+FEW, MANY = 4, 28
+"""Steps of each half that the comparison is between."""
+
+
+@dataclass(frozen=True)
+class SpeedUp:
+    """`ceiling`: of the slower setting, if all of its denoising took no time; None where nothing else takes time."""
+
+    fast: Row
+    slow: Row
+    ratio: float
+    low: float | None
+    high: float | None
+    ceiling: float | None
+
+
+def ceiling(row: Row) -> float | None:
+    """Whole over what is not denoising: text, picture and video coding, and the file."""
+    parts = breakdown(row)
+    whole, fixed = sum(parts.values()), sum(parts[stage] for stage in parts if stage not in DENOISING)
+    return whole / fixed if fixed > 0 else None
+
+
+def speed_ups(rows: Sequence[Row]) -> list[SpeedUp]:
+    """Every setting of `FEW` steps without guidance, against one of `MANY` steps with it of the same run and task."""
+    found = []
+    for fast in (row for row in rows if _is(row, FEW, guided=False)):
+        for slow in (row for row in rows if _is(row, MANY, guided=True)):
+            same = fast.run is slow.run and fast.knobs.get("task") == slow.knobs.get("task")
+            if not same or fast.latency is None or slow.latency is None:
+                continue
+            low, high = _bounds(slow.latency, fast.latency)
+            ratio = slow.latency.median / fast.latency.median
+            found.append(SpeedUp(fast, slow, ratio, low, high, ceiling(slow)))
+    return found
+
+
+def sentence(gain: SpeedUp, link_fast: Markup, link_slow: Markup) -> Markup:
+    """For the verdict."""
+    bounds = text.interval(gain.ratio, gain.low, gain.high)
+    most = (
+        Markup("; with denoising that took no time it would be {} (Amdahl&rsquo;s ceiling)").format(
+            text.times(gain.ceiling)
+        )
+        if gain.ceiling is not None
+        else ""
+    )
+    return Markup(
+        "{} is <strong>{} faster</strong>{} than {}, text to file, warm, encoders and VAE included{}."
+    ).format(
+        link_fast,
+        text.times(gain.ratio),
+        Markup(" <small>[{}]</small>").format(bounds) if bounds else "",
+        link_slow,
+        most,
+    )
+
+
+def _is(row: Row, steps: int, *, guided: bool) -> bool:
+    scale = row.knobs.get("guidance_scale")
+    return (
+        row.ok and not row.reference and row.steps == steps and scale is not None and (scale != 1) is guided
+    )
+
+
+def _bounds(slow: Timing, fast: Timing) -> tuple[float | None, float | None]:
+    """From the ends of both intervals: wider than 95 %."""
+    if slow.low is None or slow.high is None or fast.low is None or fast.high is None:
+        return None, None
+    return slow.low / fast.high, slow.high / fast.low

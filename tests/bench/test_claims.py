@@ -1,0 +1,279 @@
+"""Pre-registered claims: verdicts on numbers that are known, and a driver that resumes. No torch, no training."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.claims import document, registry, runs
+from bench.claims.driver import Driver
+from bench.claims.runs import FULL, QUICK, Evaluate, Train
+from bench.claims.verdicts import Lines, accuracy_kept, advantage, gap_closed, motion_kept, steps_beaten
+from bench.errors import RunError, SuiteError
+from bench.records import CLAIMS, ClaimRow, ClaimsTable, Score
+from bench.trials import Sample, Trial
+from magic141.errors import WeightsMissing
+
+ROOT = Path(__file__).parents[2]
+
+
+def score(value, half=0.1, **more):
+    return Score(
+        value=value, low=value - half, high=value + half, n=64, protocol="p", **({"better": "lower"} | more)
+    )
+
+
+def trial(distance, half=0.1, accuracy=(0.9,) * 50, motion=1.0, sample=None, **more):
+    scores = {
+        "fvd-world": score(distance, half),
+        "accuracy-mean": score(float(np.mean(accuracy)), better="higher"),
+        "motion-ratio": score(motion, better="target", target=1.0),
+    }
+    sample = sample or Sample(split="validation", prompts=64)
+    return Trial(
+        question="q", knobs={}, weights_sha256=None, sample=sample, scores=scores, seconds=1,
+        accuracy=accuracy, **more,
+    )  # fmt: skip
+
+
+def lines(name, curves, anchors=("few", "many")):
+    names = [[f"{name}{seed}@{k}" for k in range(len(one))] for seed, one in enumerate(curves)]
+    answers = {
+        n: trial(y) for row, one in zip(names, curves, strict=True) for n, y in zip(row, one, strict=True)
+    }
+    return Lines(name, [], names, anchors, 100), answers
+
+
+ANCHORS = {"few": trial(9.0), "many": trial(1.0)}
+
+
+def test_progress_is_one_at_the_start_and_none_at_the_teacher():
+    worse, a = lines("worse", [[9.0, 5.0], [9.0, 5.0], [9.0, 5.0]])
+    better, b = lines("better", [[5.0, 1.0], [5.0, 1.0], [5.0, 1.2]])
+    found = advantage(worse, better, a | b | ANCHORS)
+    assert next([point.y for point in curve.points] for curve in found.curves) == [1.0, 0.5]
+    assert found.value == pytest.approx(0.5, abs=0.01)
+    assert found.verdict == "reproduced"
+    assert found.low < found.value < found.high
+    assert advantage(better, worse, a | b | ANCHORS).verdict == "not reproduced"
+
+
+def test_seeds_that_disagree_reproduce_nothing():
+    worse, a = lines("worse", [[9.0], [2.0], [9.0]])
+    better, b = lines("better", [[2.0], [9.0], [2.0]])
+    found = advantage(worse, better, a | b | ANCHORS)
+    assert found.value > 0
+    assert found.verdict == "not reproduced"
+
+
+def test_one_seed_has_no_interval_and_so_reproduces_nothing():
+    worse, a = lines("worse", [[9.0]])
+    better, b = lines("better", [[1.0]])
+    found = advantage(worse, better, a | b | ANCHORS)
+    assert (found.value, found.low, found.verdict) == (1.0, None, "not reproduced")
+
+
+def test_without_headroom_nothing_is_testable_and_the_reason_is_given():
+    worse, a = lines("worse", [[3.0]])
+    better, b = lines("better", [[1.0]])
+    close = {"few": trial(1.2, half=1.0), "many": trial(1.0, half=1.0)}
+    found = advantage(worse, better, a | b | close)
+    assert found.verdict == "not testable here"
+    assert "no headroom" in found.note
+    assert gap_closed("few", "many", "few", close).verdict == "not testable here"
+
+
+def test_convergence_needs_no_anchors():
+    worse, a = lines("worse", [[math.e**2 - 1], [math.e**2 - 1]], None)
+    better, b = lines("better", [[math.e - 1], [math.e - 1.0001]], None)
+    assert advantage(worse, better, a | b).value == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("student", "share", "verdict"),
+    [(1.0, 1.0, "reproduced"), (2.6, 0.8, "reproduced"), (3.0, 0.75, "not reproduced")],
+)
+def test_the_closed_share_of_the_gap(student, share, verdict):
+    found = gap_closed("few", "many", "student", {**ANCHORS, "student": trial(student)})
+    assert found.value == pytest.approx(share)
+    assert found.verdict == verdict
+    assert found.low < found.value < found.high
+
+
+def test_thresholds_of_the_student():
+    answers = {
+        "many": trial(2.0, accuracy=(0.9,) * 50),
+        "same": trial(1.0, accuracy=(0.9,) * 50),
+        "worse": trial(2.0, accuracy=(0.8,) * 50, motion=0.85),
+    }
+    assert accuracy_kept("many", "same", answers).verdict == "reproduced"
+    assert accuracy_kept("many", "worse", answers).verdict == "not reproduced"
+    assert motion_kept("same", answers).verdict == "reproduced"
+    assert motion_kept("worse", answers).verdict == "not reproduced"
+    assert steps_beaten("many", "same", answers).verdict == "reproduced"
+    assert steps_beaten("many", "worse", answers).verdict == "not reproduced"
+
+
+@pytest.mark.parametrize("scale", [FULL, QUICK], ids=["full", "quick"])
+def test_with_nothing_run_every_claim_says_so(scale):
+    found = document.table(registry.chosen(scale), scale, {})
+    assert {row.verdict for row in found.rows} == {"not run yet"}
+
+
+def test_the_document_is_made_from_the_registry():
+    """Run `python -m bench claims --dry-run` after a change; before any run, protocols may still change."""
+    experiments = registry.chosen(FULL)
+    text = (ROOT / "docs" / "claims.md").read_text("utf-8")
+    for one in experiments:
+        assert f"### {one.id}. {one.claim}\n" in text
+        assert f"- *Protocol*: {one.protocol}." in text
+        assert f"- *Sample*: {one.sample(FULL)}" in text
+        assert f"- *Reproduced if* {one.threshold}." in text
+
+
+def test_quick_fits_twenty_minutes_of_two_slow_cores():
+    experiments = registry.chosen(QUICK)
+    assert [one.id for one in experiments] == ["b1", "b2"]
+    assert sum(item.minutes for item in registry.plan(experiments, QUICK)) < 20
+
+
+def test_full_has_the_seeds_that_were_promised():
+    assert registry.EXPERIMENTS["a1"].seeds(FULL) >= 3
+    assert registry.EXPERIMENTS["b1"].seeds(FULL) >= 2
+
+
+def test_seeds_samples_and_tasks_reach_the_command():
+    trained = [item for item in registry.EXPERIMENTS["a2"].items(FULL) if isinstance(item, Train)]
+    assert len(trained) == 6
+    both = next(item for item in trained if item.words.count("--task") == 2)
+    hard = next(item for item in trained if item.words.count("--task") == 1)
+    samples = [int(item.words[item.words.index("--samples") + 1]) for item in (both, hard)]
+    assert samples[1] == math.ceil(samples[0] * runs.TEXT_TO_VIDEO_SHARE)
+    assert {item.words[item.words.index("--seed") + 1] for item in trained} == {"0", "1", "2"}
+    asked = {
+        item.knobs["task"] for item in registry.EXPERIMENTS["a2"].items(FULL) if isinstance(item, Evaluate)
+    }
+    assert asked == {"text to video", "text to video at once"}
+
+
+def test_every_training_command_is_understood():
+    import typer.main
+
+    from magic141.train.__main__ import app
+
+    group = typer.main.get_command(app)
+    for item in registry.plan(registry.chosen(FULL), FULL):
+        if isinstance(item, Train):
+            command = group.commands[item.words[0]]
+            command.make_context(item.words[0], list(item.words[1:]))
+
+
+def test_the_dial_is_asked_in_the_world_that_was_trained_in():
+    for item in registry.EXPERIMENTS["c1"].items(FULL):
+        if isinstance(item, Evaluate) and item.of is not None:
+            assert f"stated{item.sample.stated:g}-events{int(item.sample.events)}" in item.of
+
+
+def test_an_unknown_claim_is_named():
+    with pytest.raises(SuiteError, match="no claim is called 'z9'"):
+        registry.chosen(FULL, ["z9"])
+
+
+def test_a_verdict_needs_a_number():
+    with pytest.raises(ValueError, match="needs a value"):
+        ClaimRow(id="x", claim="c", paper="p", protocol="p", sample="s", threshold="t", verdict="reproduced")
+
+
+class Lab:
+    """Stands in for training and trials, and dies where it is told to."""
+
+    def __init__(self, out, dies_at=None):
+        self.out, self.dies_at, self.asked, self.trained = out, dies_at, [], []
+
+    def ask(self, question):
+        if len(self.asked) == self.dies_at:
+            raise KeyboardInterrupt
+        self.asked.append(question)
+        model = str(question.knobs.get("model"))
+        if "student" in model:
+            raise WeightsMissing("no weights yet")
+        return trial(4.0 if "latent" in model else 3.0, sample=question.sample)
+
+    def command(self, words, short=False):
+        self.trained.append(words)
+        folder = Path(words[words.index("--out") + 1]) / words[words.index("--name") + 1]
+        for step in range(QUICK.snapshots):
+            (folder / "snapshots" / f"{step:07d}").mkdir(parents=True)
+        samples = int(words[words.index("--samples") + 1])
+        (folder / "card.json").write_text(json.dumps({"samples": samples // 2 if short else samples}))
+
+
+def driver(lab, experiments=None, out=None, command=None, notes=None):
+    return Driver(
+        experiments or registry.chosen(QUICK), QUICK, out or lab.out / "store", lab.ask,
+        (notes if notes is not None else []).append, command or lab.command,
+    )  # fmt: skip
+
+
+def test_an_interrupted_run_loses_one_item_and_a_resumed_one_finishes(tmp_path):
+    first = Lab(tmp_path, dies_at=5)
+    with pytest.raises(KeyboardInterrupt):
+        driver(first).run()
+    with (tmp_path / "store" / "done.jsonl").open("a") as file:
+        file.write('{"key": "torn')
+    second = Lab(tmp_path)
+    resumed = driver(second)
+    assert resumed.run() == 0
+    assert len(first.asked) + len(second.asked) == 12
+    assert len(first.trained) + len(second.trained) == 6
+    assert not resumed.left()
+    again = Lab(tmp_path)
+    assert driver(again).run() == 0
+    assert not again.asked
+    table = ClaimsTable.model_validate_json((tmp_path / CLAIMS).read_text())
+    by_id = {row.id: row for row in table.rows}
+    assert by_id["b1"].value == pytest.approx(math.log(5 / 4))
+    assert by_id["b1"].verdict == "reproduced"
+    assert by_id["b2"].verdict == "not reproduced"
+    assert [curve.name for curve in by_id["b1"].curves] == ["latent", "both"]
+
+
+def test_what_cannot_be_run_is_left_out_with_what_needs_it(tmp_path):
+    notes, lab = [], Lab(tmp_path)
+
+    def broken(words):
+        if words[1] == "latent":
+            raise RunError("out of memory")
+        lab.command(words)
+
+    assert driver(lab, command=broken, notes=notes).run() == 2 + 4
+    assert sum("out of memory" in note for note in notes) == 2
+    assert sum("it needs prior-latent" in note for note in notes) == 4
+    table = ClaimsTable.model_validate_json((tmp_path / CLAIMS).read_text())
+    assert {row.id: row.verdict for row in table.rows} == {"b1": "not run yet", "b2": "not reproduced"}
+
+
+def test_a_training_that_its_minutes_cut_short_is_no_equal_sample(tmp_path):
+    notes, lab = [], Lab(tmp_path)
+    driver(lab, command=lambda words: lab.command(words, short=True), notes=notes).run()
+    assert any("ended at 960 of 1,920 samples" in note for note in notes)
+
+
+def test_a_student_that_is_not_there_yet_leaves_its_claims_open(tmp_path):
+    lab = Lab(tmp_path)
+    experiments = registry.chosen(QUICK, ["d1"])
+    assert driver(lab, experiments).run() > 0
+    table = ClaimsTable.model_validate_json((tmp_path / CLAIMS).read_text())
+    assert table.rows[0].verdict == "not run yet"
+
+
+def test_the_document_shows_numbers_and_verdicts(tmp_path):
+    lab = Lab(tmp_path)
+    done = driver(lab)
+    done.run()
+    text = document.markdown(done.experiments, QUICK, done.table(), done.items)
+    assert "| b1 |" in text
+    assert "0.223" in text
+    assert "**not reproduced**" in text

@@ -1,0 +1,50 @@
+import pytest
+
+from bench.records import CLAIMS, ClaimRow, ClaimsTable, Curve, CurvePoint
+from reports.build import build
+from reports.claims import claims
+from reports.load import load
+
+
+def row(name, verdict, **fields):
+    texts = {"paper": "0.81", "protocol": "a fair one", "sample": "64 prompts", "threshold": "above 0"}
+    return ClaimRow(id=name, claim=f"claim {name}", verdict=verdict, **texts, **fields)
+
+
+@pytest.fixture
+def claimed(make, tmp_path):
+    """A run, and a claims table beside it: one claim with a figure, one that failed, one not run."""
+    points = tuple(CurvePoint(x=10 * k, y=1 / k, low=0.9 / k, high=1.1 / k) for k in (1, 2, 4))
+    curves = (Curve(name="image-to-video", points=points), Curve(name="text-to-video", points=points[:2]))
+    figure = {"x_label": "training samples", "y_label": "remaining gap", "curves": curves}
+    rows = (
+        row("a1", "reproduced", value=0.5, low=0.4, high=0.6, **figure),
+        row("b1", "not reproduced", value=-0.1, low=-0.3, high=0.1),
+        row("d1", "not run yet", note="0 of 3 trials done"),
+    )
+    folder = make.run(tmp_path / "run", make.sweep())
+    (tmp_path / CLAIMS).write_text(ClaimsTable(scale="quick", rows=rows).model_dump_json())
+    return folder
+
+
+def test_the_report_shows_claims_verdicts_and_curves(claimed, tmp_path):
+    html = build([claimed], tmp_path / "report.html").read_text("utf-8")
+    section = html[html.index('<section id="claims"') :].partition("</section>")[0]
+    for text in ("claim a1", "Scale of these runs: quick", "0 of 3 trials done", "a fair one"):
+        assert text in section
+    assert section.count("<svg") == 1
+    assert "remaining gap over training samples. image-to-video: 1.00, 0.500, 0.250" in section
+    assert section.count('class="badge ok"') == section.count('class="badge bad"') == 1
+    assert 'href="#claims"' in html
+
+
+def test_without_claims_there_is_no_section(make, tmp_path):
+    html = build([make.run(tmp_path / "run", make.sweep())], tmp_path / "report.html").read_text("utf-8")
+    assert 'id="claims"' not in html
+
+
+def test_a_damaged_table_is_a_caveat(claimed, tmp_path):
+    (tmp_path / CLAIMS).write_text("{}")
+    found, problems = claims(load([claimed]))
+    assert found is None
+    assert "cannot be read" in problems[0]

@@ -1,0 +1,60 @@
+import re
+
+import pytest
+
+from bench.records import END_TO_END, Timing
+from reports.load import load
+from reports.metrics import metrics
+from reports.rows import rows
+from reports.speedup import ceiling, speed_ups
+from reports.verdict import verdict
+
+
+def timing(seconds, n=5):
+    return Timing(median=seconds, low=0.95 * seconds, high=1.07 * seconds, n=n)
+
+
+def cell(make, system, steps, guidance, denoise, **knobs):
+    """Half a second besides denoising, of which 0.1 s lies between stages."""
+    stages = {
+        "text encode": timing(0.1),
+        "image": timing(0.2 * denoise),
+        "denoise": timing(0.8 * denoise / steps, n=5 * steps),
+        "vae decode": timing(0.3),
+        END_TO_END: timing(denoise + 0.5),
+    }
+    return make.record(system, steps, knobs={"guidance_scale": guidance, **knobs}, stages=stages)
+
+
+@pytest.fixture
+def found(make, tmp_path):
+    cells = [
+        cell(make, "teacher", 4, 2.0, 0.8),
+        cell(make, "teacher", 28, 2.0, 4.5),
+        cell(make, "student", 4, 1.0, 0.3),
+        cell(make, "student", 8, 1.0, 0.6),
+        cell(make, "student from truth", 4, 1.0, 0.2, task="image to video"),
+    ]
+    return rows(load([make.run(tmp_path / "run", cells)]))
+
+
+def test_the_ceiling_is_what_remains_without_denoising(found):
+    assert ceiling(found[1]) == pytest.approx(5.0 / 0.5)
+
+
+def test_four_steps_without_guidance_are_compared_with_twenty_eight_with_it_of_the_same_task(found):
+    (gain,) = speed_ups(found)
+    assert (gain.fast.system, gain.slow.system) == ("student", "teacher")
+    assert gain.ratio == pytest.approx(5.0 / 0.8)
+    assert gain.low < gain.ratio < gain.high < gain.ceiling
+
+
+def test_the_verdict_prints_the_ceiling_beside_the_gain(found):
+    sentences = verdict(found, next(iter(metrics(found)), None))
+    said = re.sub("<[^>]+>", "", str(sentences[-1])).replace("\u2009", " ").replace("\u00a0", " ")
+    assert said.startswith("student · 4 steps is 6.25× faster [")
+    assert said.endswith("with denoising that took no time it would be 10× (Amdahl&rsquo;s ceiling).")
+
+
+def test_without_a_student_there_is_nothing_to_compare(make, tmp_path):
+    assert not speed_ups(rows(load([make.run(tmp_path / "run", make.sweep())])))
