@@ -25,7 +25,15 @@ VERSIONED = ("torch", "diffusers", "transformers", "numpy", "scipy", "torchmetri
 """Distributions whose version can change a number."""
 _NOT_IN_A_NUMBER = ("magic141/train/", "magic141/weights/", "magic141/__main__.py", "evals/__main__.py")
 """Weights are a part of the question, and training of neither question nor answer."""
-_BENCH_FILES = ("baselines", "measure.py", "scorers.py", "suite.py", "systems.py", "worker.py")
+_BENCH_FILES = (
+    "baselines",
+    "longvideo_scorer.py",
+    "measure.py",
+    "scorers.py",
+    "suite.py",
+    "systems.py",
+    "worker.py",
+)
 
 
 def environment(threads: int | None = None) -> Environment:

@@ -38,7 +38,7 @@ from bench.scorers import Examinable, Scorer
 from bench.suite import Cell, Suite
 from bench.systems import Output, Request, System
 from magic141.errors import WeightsMissing
-from magic141.stages import FILE_ENCODE
+from magic141.stages import FILE_ENCODE, WINDOW
 from magic141.video import write_video
 
 RECORD = "record.json"
@@ -156,6 +156,8 @@ def _passes(job: Job, phase: _Phase, found: dict[str, Any]) -> None:
     clock = time.perf_counter()
     system.load()
     load = time.perf_counter() - clock
+    facts = systems.facts_of(system)
+    found["parameter_bytes"], found["flags"] = facts.parameter_bytes, facts.flags
     requests = suite.requests()
 
     first_stopwatch = phase.enter("first")
@@ -218,6 +220,8 @@ def _latency(job: Job, system: System, requests: list[Request], phase: _Phase, f
         factors.append(stopwatch.samples[END_TO_END][-1] / video_seconds)
     found["stages"] = {name: measure.timing(values) for name, values in stopwatch.samples.items()}
     found["real_time_factor"] = measure.timing(factors)
+    if windows := stopwatch.samples.get(WINDOW):
+        found["windows"] = measure.windows(windows, job.suite.repeats)
 
 
 def _timed(system: System, batch: list[Request], stopwatch: measure.Stopwatch) -> Output:
@@ -242,6 +246,7 @@ def _quality(job: Job, system: System, requests: list[Request], phase: _Phase) -
     return Output(
         np.concatenate([output.frames for output in outputs]),
         np.concatenate(firsts) if len(firsts) == len(outputs) else None,
+        outputs[0].starts,
     )
 
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from bench import hardware
 from bench.errors import UnsupportedError
-from bench.systems import Output, Request, Stages, to_uint8
-from magic141 import arguments, weights
+from bench.records import MASKED
+from bench.systems import Facts, Output, Request, Stages, to_uint8
+from magic141 import arguments, sparsify, weights
 
 PASS_FLOPS = 1.63e9
 """What a plan takes one pass of one clip through the transformer to cost, image to video."""
@@ -30,7 +31,9 @@ class Lab:
     `task`: "text to video" runs both halves, each with `num_inference_steps` steps; "image to video" starts from
     the true first frame of the prompt's scene, and so needs prompts of the lab world. `precision` is that of
     transformer and text encoder, and `auto` what the machine is good for; the VAE stays in fp32, because a bf16
-    pixel is wrong by up to a grey level. The steps' arithmetic is fp32 always.
+    pixel is wrong by up to a grey level. The steps' arithmetic is fp32 always. `sparsity` is what
+    `magic141.sparsify.parse` reads, and is done to the transformer after loading, without recovery: a checkpoint that
+    was pruned and trained again is a `model` of its own.
     """
 
     model: str = "lab"
@@ -42,6 +45,7 @@ class Lab:
     num_frames: int = 33
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     batch_size: int = 1
+    sparsity: str = "none"
 
     imports: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "magic141.pipeline", "magic141.data.render")
     fps: ClassVar[int] = 16
@@ -54,6 +58,10 @@ class Lab:
         if self.image_guidance_scale is not None:
             arguments.check_guidance_scale(self.image_guidance_scale, "image_guidance_scale")
         arguments.check_shift(self.shift)
+        self._check_length()
+        self._ways = sparsify.parse(self.sparsity)
+
+    def _check_length(self) -> None:
         arguments.check_num_frames(self.num_frames)
 
     def weights(self) -> str | None:
@@ -63,6 +71,8 @@ class Lab:
         passes = self.num_inference_steps * (2 if self.guidance_scale != 1 else 1)
         halves = 1.28 if self.task == "text to video" else 1.0
         speedup = BF16_SPEEDUP if self.precision == "bf16" else 1.0
+        for way in self._ways:
+            speedup /= 1 - way.ratio * (way.kind in sparsify.PRUNED)
         flops = CLIP_FLOPS + PASS_FLOPS * passes * halves / speedup
         return flops / (EFFICIENCY * hardware.matrix_flops())
 
@@ -77,7 +87,13 @@ class Lab:
         pipeline.transformer.to(dtype)
         pipeline.text_encoder.to(dtype)
         pipeline.set_progress_bar_config(disable=True)
-        self._pipeline = pipeline
+        self._pipeline = sparsify.apply(pipeline, *self._ways)
+
+    def facts(self) -> Facts:
+        from magic141.sparsify.memory import parameter_bytes
+
+        masked = any(way.kind in ("unstructured", "n:m") and way.ratio for way in self._ways)
+        return Facts(parameter_bytes(self._pipeline.transformer), (MASKED,) if masked else ())
 
     def generate(self, requests: Sequence[Request], stages: Stages) -> Output:
         import torch

@@ -255,3 +255,33 @@ def test_a_scorer_without_exam_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delattr(bench.baselines.fake.FakeScorer, "exam")
     with pytest.raises(SuiteError, match="fake:SCORER has none"):
         parse(plain(exam=16), "s").cells()
+
+
+def test_a_system_may_have_prompts_and_metrics_of_its_own() -> None:
+    long = {
+        "adapter": FAKE,
+        "knobs": {"latency": 0.5},
+        "prompts": {"texts": ["a"]},
+        "metrics": ["brightness"],
+    }
+    suite = parse(plain(systems=plain()["systems"] | {"long": long | {"warmup": 0, "repeats": 1}}), "s")
+    *shared, own = suite.cells()
+    assert [cell.id for cell in shared] == ids(plain())  # what others are asked does not change
+    assert (own.prompts.count, list(own.protocols)) == (1, ["brightness"])
+    asked = suite.asked_of("long")
+    assert (len(asked.requests()), asked.warmup, asked.repeats, asked.metrics) == (1, 0, 1, ["brightness"])
+    assert suite.asked_of("fake") == suite.asked_of("exam of the scores") == suite
+    alone = parse(plain(systems={"any": long}, warmup=0, repeats=1), "s").cells()[0]
+    assert (
+        own.id
+        == alone.id
+        == parse(
+            plain(systems={"x": {"adapter": FAKE, "knobs": {"latency": 0.5}}}, warmup=0, repeats=1)
+            | {"prompts": {"texts": ["a"]}, "metrics": ["brightness"]},
+            "s",
+        )
+        .cells()[0]
+        .id
+    )
+    with pytest.raises(SuiteError, match="systems.long.metrics` names a value twice"):
+        parse(plain(systems={"long": long | {"metrics": ["noise", "noise"]}}), "s")
