@@ -41,10 +41,7 @@ class LongVideo(Lab):
         self.num_frames = self._plan.frames
         arguments.check_cross_fade(self.cross_fade, self.overlap)
         arguments.check_history_noise(self.history_noise)
-        if self.chaining == "frame" and self.overlap != 1:
-            raise ValueError(
-                f"overlap={self.overlap} must be 1 with chaining='frame': a chained clip knows one frame"
-            )
+        arguments.check_chaining(self.chaining, self.overlap)
         if self.anchor is None:
             self.anchor = self.chaining == "latent"
 

@@ -51,12 +51,12 @@ def test_a_subject_that_fades_away_drifts(truth: tuple[np.ndarray, Scene]) -> No
 
 
 def test_seams_are_sought_where_windows_meet(truth: tuple[np.ndarray, Scene]) -> None:
-    clip, scene = truth
+    clip, scene = truth[0][:73], truth[1]
     jumped = clip.copy()
-    clip, starts = clip[:97], (0, 17, 33, 49, 65, 81)
+    starts = (0, 13, 25, 37, 49, 61)
     for number, start in enumerate(starts):
-        jumped[start : start + 16] = np.clip(
-            jumped[start : start + 16].astype(int) + 9 * (number % 2), 0, 255
+        jumped[start : start + 12] = np.clip(
+            jumped[start : start + 12].astype(int) + 9 * (number % 2), 0, 255
         )
     there = measure(jumped, scene, starts).seams["change"].value
     assert there > 5
