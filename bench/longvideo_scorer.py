@@ -10,21 +10,21 @@ from bench.errors import UnsupportedError
 from bench.records import Score
 from bench.scorers import Scores
 from bench.systems import Output, Request
+from evals import longvideo_catalogue as catalogue
 
 
 class LongVideoScorer:
-    """A row of samples has, beside its scores, `curves`: score -> one number a window, None where undefined."""
+    """A row of samples has, beside its scores, `curves`: score -> one number a window, None where undefined, and
+    `window_seconds` from one to the next.
+    """
 
     imports = ("evals.longvideo",)
 
     def protocols(self, metrics: Sequence[str], clips: int, num_frames: int) -> dict[str, str]:
-        from evals import longvideo_catalogue as catalogue
-
         return {name: catalogue.protocol(name) for name in catalogue.check_metrics(metrics)}
 
     def score(self, output: Output, requests: Sequence[Request], metrics: Sequence[str]) -> Scores:
         from evals import longvideo
-        from evals import longvideo_catalogue as catalogue
 
         scenes = [request.scene for request in requests if request.scene is not None]
         if len(scenes) < len(requests):
@@ -54,6 +54,7 @@ class LongVideoScorer:
 def _row(video: Any, metrics: Sequence[str]) -> dict[str, Any]:
     found = {name: video.value(name) for name in metrics}
     row: dict[str, Any] = {name: None if one is None else one.value for name, one in found.items()}
+    row["window_seconds"] = catalogue.SECONDS_PER_WINDOW
     row["curves"] = {
         name: [None if math.isnan(value) else round(float(value), 6) for value in values]
         for name, values in video.curves.items()

@@ -23,7 +23,7 @@ def test_scores_and_curves_become_records() -> None:
     assert (kept.n, kept.better, kept.unit) == (2, "higher", "fraction")
     assert (drift.better, drift.target, drift.unit) == ("target", 0.0, "grey levels per minute")
     assert drift.low is not None
-    assert [set(row) for row in scores.per_sample] == [{*METRICS, "curves"}] * 2
+    assert [set(row) for row in scores.per_sample] == [{*METRICS, "curves", "window_seconds"}] * 2
     curves = scores.per_sample[0]["curves"]
     assert len(curves["brightness"]) == 4
     assert all(value is None or np.isfinite(value) for values in curves.values() for value in values)
