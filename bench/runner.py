@@ -188,7 +188,8 @@ class Driver:
         candidates = candidates or [cell for cell in todo if cell.kind == "cell"]
         if not candidates:
             return
-        cell = candidates[len(candidates) // 2]  # neither the cheapest of a sweep nor the dearest
+        sweep = [cell for cell in candidates if cell.system == candidates[0].system]
+        cell = sweep[len(sweep) // 2]  # neither the cheapest of a sweep nor the dearest
         job = self._job(cell)
         ending = self._isolation.call(
             worker.first_clip, (job,), job.work / "log", self._suite.time_limit, self._progress(cell)

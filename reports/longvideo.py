@@ -71,7 +71,7 @@ class Lengths:
         if self.line and self.residual is not None:
             parts.append(
                 f"a second of video takes {text.seconds(self.line[0])}, and no length is more than "
-                f"{100 * self.residual:.2g} % off that line"
+                f"{100 * self.residual:.1f} % off that line"
             )
         return ": ".join([parts[0], "; ".join(parts[1:]) or "nothing could be compared"]) + "."
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -65,7 +67,7 @@ class Lab:
         arguments.check_num_frames(self.num_frames)
 
     def weights(self) -> str | None:
-        return weights.fingerprint(weights.resolve(self.model))
+        return _fingerprint(self.model, os.environ.get(weights.DIRECTORY_VARIABLE))
 
     def seconds_per_clip(self) -> float:
         passes = self.num_inference_steps * (2 if self.guidance_scale != 1 else 1)
@@ -129,3 +131,9 @@ class Lab:
                 "`task: image to video` needs prompts of the lab world: `prompts: {split: …}`"
             )
         return render(scenes, 1)[:, 0].numpy()
+
+
+@cache
+def _fingerprint(model: str, own_directory: str | None) -> str:
+    """Once a plan, and not once a cell: a grid has hundreds. `own_directory` is where `resolve` may look."""
+    return weights.fingerprint(weights.resolve(model))
