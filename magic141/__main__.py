@@ -148,7 +148,7 @@ def generate(
         clock.synchronize = torch.cuda.synchronize
 
     optional = {"guidance_scale": guidance, "shift": shift}
-    options = {"image": picture, "num_inference_steps": steps} | {
+    options: dict[str, Any] = {"image": picture, "num_inference_steps": steps} | {
         name: value for name, value in optional.items() if value is not None
     }
     if plan is not None:
