@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.records import MASKED, NOT_MEASURABLE, Knob, Memory
+from bench.records import MASKED, NOT_MEASURABLE, Memory
 from reports.metrics import Metric, Point
 from reports.rows import STEPS, Row
 
@@ -22,7 +22,8 @@ CLI = {
     "cross_fade": "--cross-fade",
 }
 """Knobs of our pipeline and their options of `python -m magic141 generate`; those of long video need `seconds`."""
-PYTHON_ONLY = ("image_guidance_scale", "num_frames")
+ONE_PASS = "one"
+"""The value of `windows` of the control that is no setting to offer: its memory grows with length."""
 LONG = (
     "seconds",
     "window",
@@ -93,7 +94,8 @@ def peak(memory: Memory) -> int | None:
 def command(row: Row) -> str:
     """The command line that makes a clip at this setting; of another system, the one that measures it again."""
     knobs = row.knobs
-    if "model" not in knobs or knobs.get("task") == "image to video" or _given(knobs, PYTHON_ONLY[:1]):
+    needs_python = knobs.get("task") == "image to video" or knobs.get("image_guidance_scale") is not None
+    if "model" not in knobs or needs_python or knobs.get("windows") == ONE_PASS:
         return row.record.command if row.record else ""
     model, lines = str(knobs["model"]), []
     if (sparsity := str(knobs.get("sparsity", "none"))) != "none":
@@ -131,7 +133,7 @@ def command(row: Row) -> str:
 def python(row: Row) -> str:
     """The same in Python; empty for systems that are not ours."""
     knobs = row.knobs
-    if "model" not in knobs:
+    if "model" not in knobs or knobs.get("windows") == ONE_PASS:
         return ""
     dtype = DTYPES.get(str(knobs.get("precision")), "float32")
     lines = [
@@ -149,7 +151,3 @@ def python(row: Row) -> str:
     call = "pipe.stream" if long else "pipe"
     lines.append(f"{'parts' if long else 'result'} = {call}({PROMPT!r}, {image}{', '.join(arguments)})")
     return "\n".join(lines)
-
-
-def _given(knobs: dict[str, Knob], names: Sequence[str]) -> bool:
-    return any(knobs.get(name) is not None for name in names)

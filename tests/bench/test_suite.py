@@ -233,7 +233,7 @@ def test_quick_and_full_ask_for_the_same_settings() -> None:
 def test_the_quick_sweep_turns_every_knob_from_a_cell_that_is_there() -> None:
     """A curve needs its neighbours: a pruned cell differs from the teacher's in its sparsity alone."""
     cells = read(SUITES / "lab.yaml").cells()
-    for knob in ("num_inference_steps", "sparsity", "batch_size", "seconds"):
+    for knob in ("num_inference_steps", "sparsity", "batch_size", "seconds", "window", "overlap"):
         rest = [
             (cell.adapter, {name: value for name, value in cell.knobs.items() if name != knob})
             for cell in cells

@@ -103,15 +103,17 @@ def test_long_video_and_strangers_have_their_own_commands(make, tmp_path):
     long = {"seconds": 60.0, "window": 33, "overlap": 2, "anchor": True, "match_statistics": True}
     cells = [
         make.record("long", 4, knobs=OURS | long | {"history_noise": 0.1}),
+        make.record("one pass", 4, knobs=OURS | long | {"windows": "one"}),
         make.record("stranger", 4),
     ]
-    ours, stranger = rows(load([make.run(tmp_path / "run", cells)]))
+    ours, whole, stranger = rows(load([make.run(tmp_path / "run", cells)]))
     assert command(ours).endswith(
         "--seconds 60 --window 33 --overlap 2 --history-noise 0.1 --anchor --match-statistics --precision float32"
     )
     assert "pipe.stream(" in python(ours)
-    assert command(stranger) == stranger.record.command
-    assert python(stranger) == ""
+    for row in (whole, stranger):
+        assert command(row) == row.record.command
+        assert python(row) == ""
 
 
 def test_the_panel_is_a_table_and_its_script_has_all_it_needs(found, tmp_path):
