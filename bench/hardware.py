@@ -33,6 +33,7 @@ _BENCH_FILES = (
     "energy.py",
     "flops.py",
     "latency.py",
+    "longvideo_scorer.py",
     "measure.py",
     "nvml.py",
     "scorers.py",

@@ -9,10 +9,11 @@ import numpy as np
 import psutil
 
 from bench import contamination, measure, nvml
-from bench.records import END_TO_END, Contamination, Timing
+from bench.records import END_TO_END, Contamination, Timing, Windows
 from bench.suite import Suite
+from magic141.stages import WINDOW
 
-WINDOW, TREND = 3, 0.05
+STEADY, TREND = 3, 0.05
 """Times are steady when the last three neither fall nor rise by more than a twentieth in all."""
 DISTURBED = "disturbed"
 
@@ -35,10 +36,11 @@ Timed = Callable[[int, str], Sample]
 
 @dataclass(frozen=True)
 class Latency:
-    """`compile`: seconds that the generations before the steady ones took beyond these."""
+    """`compile`: seconds that the generations before the steady ones took beyond these. `windows`: of long videos."""
 
     stages: dict[str, Timing]
     real_time_factor: Timing
+    windows: Windows | None
     compile: float
     contamination: tuple[Contamination, ...]
     flags: tuple[str, ...] = ()
@@ -46,10 +48,10 @@ class Latency:
 
 
 def steady(seconds: Sequence[float]) -> bool:
-    """Whether the last `WINDOW` times show no trend: one that is strictly monotone and larger than `TREND`."""
-    if len(seconds) < WINDOW:
+    """Whether the last `STEADY` times show no trend: one that is strictly monotone and larger than `TREND`."""
+    if len(seconds) < STEADY:
         return False
-    last = np.asarray(seconds[-WINDOW:])
+    last = np.asarray(seconds[-STEADY:])
     steps = np.diff(last)
     monotone = bool((steps < 0).all() or (steps > 0).all())
     return not (monotone and abs(last[-1] - last[0]) > TREND * last.max())
@@ -83,6 +85,7 @@ def latency(timed: Timed, suite: Suite, threads: int, first: Sample) -> Latency:
     return Latency(
         stages={name: measure.timing(values) for name, values in stages.items()},
         real_time_factor=measure.timing([sample.seconds / sample.video for sample in kept]),
+        windows=measure.windows(stages[WINDOW], len(kept)) if WINDOW in stages else None,
         compile=sum(max(0.0, value - whole.median) for value in warm),
         contamination=tuple(seen),
         flags=(DISTURBED,) if decision.disturbed else (),

@@ -6,7 +6,7 @@ import gc
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter_ns
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from bench.records import NOT_MEASURABLE, Bytes, Memory, Timing
+from bench.records import NOT_MEASURABLE, Bytes, Memory, Timing, Windows
 from evals import statistics
 
 
@@ -111,6 +111,20 @@ def timing(samples: list[float]) -> Timing:
     found = statistics.median(samples)
     low, high = (None if math.isnan(bound) else bound for bound in (found.low, found.high))
     return Timing(median=found.value, low=low, high=high, n=found.n, samples=tuple(samples))
+
+
+def windows(samples: Sequence[float], videos: int) -> Windows:
+    """The pace of `videos` long videos of one length: seconds of their windows (videos * windows,) in order."""
+    seconds = np.asarray(samples).reshape(videos, -1)
+    first, later = timing(seconds[:, 0].tolist()), seconds[:, 1:].ravel()
+    if later.size == 0:
+        return Windows(first_frame=first)
+    return Windows(
+        first_frame=first,
+        later=timing(later.tolist()),
+        jitter=float(later.std()),
+        slowest=float(later.max()),
+    )
 
 
 def empty_region_seconds(rounds: int = 1000, stopwatch: Stopwatch | None = None) -> float:

@@ -24,6 +24,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 SCHEMA_VERSION = 1
+WINDOW = "window"
+"""A window of a long video, as `magic141.stages` names it: a stage around the stages of its making."""
+MASKED = "masked: as large and as slow as dense"
+"""The flag of a cell whose weights are set to zero and stored all the same: its time and size are the dense model's."""
 END_TO_END = "end to end"
 """The stage every cell has: text in, encoded file out, for one batch of clips, warm."""
 
@@ -94,6 +98,15 @@ class Memory(Frozen):
     cuda_reserved: Bytes
     nvml_process: Bytes
     cuda_by_stage: dict[str, int] = Field(default_factory=dict, description="peak allocated bytes per stage")
+
+
+class Windows(Frozen):
+    """Pace of a long video that is made window by window, in seconds, over the timed generations."""
+
+    first_frame: Timing = Field(description="from the prompt to the first window's frames, one a generation")
+    later: Timing | None = Field(None, description="every later window; None where there is none")
+    jitter: float | None = Field(None, ge=0, description="standard deviation of the later windows")
+    slowest: float | None = Field(None, gt=0, description="of the later windows: what a player must buffer")
 
 
 class Score(Frozen):
@@ -267,6 +280,10 @@ class Record(Frozen):
     )
     empty_region_seconds: float | None = Field(None, description="what timing itself costs a stage")
     memory: Memory | None = None
+    parameter_bytes: int | None = Field(
+        None, gt=0, description="of the network that sparsity changes, as stored: zeros count in full"
+    )
+    windows: Windows | None = None
     energy_joules: float | None = Field(None, gt=0, description="per batch of clips, the whole card")
     scores: dict[str, Score] = Field(default_factory=dict)
     samples: Sidecar | None = None

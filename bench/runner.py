@@ -136,9 +136,10 @@ def imports(suite: Suite, report: bool) -> list[str]:
     """Every module that a child may need, heavy ones first."""
     named = [name for spec in suite.systems.values() for name in systems.find(spec.adapter).imports]
     adapters = [spec.adapter.partition(":")[0] for spec in suite.systems.values()]
-    scorer = systems.find(suite.scorer, "scorer").imports
+    scorers = dict.fromkeys([suite.scorer, *(spec.scorer for spec in suite.systems.values() if spec.scorer)])
+    judges = [name for scorer in scorers for name in systems.find(scorer, "scorer").imports]
     own = ["bench.worker", *["reports.build"] * report]
-    return list(dict.fromkeys([*named, *scorer, *adapters, *own]))
+    return list(dict.fromkeys([*named, *judges, *adapters, *own]))
 
 
 class Driver:
@@ -193,7 +194,8 @@ class Driver:
         candidates = candidates or [cell for cell in todo if cell.kind == "cell"]
         if not candidates:
             return
-        cell = candidates[len(candidates) // 2]  # neither the cheapest of a sweep nor the dearest
+        sweep = [cell for cell in candidates if cell.system == candidates[0].system]
+        cell = sweep[len(sweep) // 2]  # neither the cheapest of a sweep nor the dearest
         job = self._job(cell)
         ending = self._isolation.call(
             worker.first_clip, (job,), job.work / "log", self._suite.time_limit, self._progress(cell)
@@ -242,7 +244,8 @@ class Driver:
         work = Path(tempfile.mkdtemp(prefix=f"{cell.id}-", dir=self._work)).absolute()
         command = f"python -m bench run {self._options.suite_path} --only {cell.id}"
         fingerprint = self._manifest.fingerprint
-        return worker.Job(cell, self._suite, fingerprint, self._options.threads, command, work)
+        suite = self._suite.asked_of(cell.system)
+        return worker.Job(cell, suite, fingerprint, self._options.threads, command, work)
 
     def _progress(self, cell: Cell) -> Callable[[str, float], None]:
         return lambda stage, share: self._display.cell_progress(cell, stage, share)

@@ -7,13 +7,14 @@ A system's cells are its base `knobs`, spread by a design:
     list            the named `points`, each laid over the base
 
 `overrides` then tune a point further: the first whose `when` matches sets its knobs, so that e.g. shift and
-guidance follow the step count inside a grid.
+guidance follow the step count inside a grid. A system may be asked with `prompts`, `metrics`, … of its own: a minute
+of video takes as long as thirty clips, and has other scores.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -32,6 +33,10 @@ ANALYTIC = "cost by arithmetic"
 """What tables call them, where cells have the name of a system."""
 SEED_STRIDE = 1_000_000
 """Request seed = suite seed * SEED_STRIDE + prompt index: every prompt gets noise of its own."""
+
+
+OWN = ("prompts", "scorer", "metrics", "warmup", "repeats")
+"""What a system may have of its own, instead of the suite's."""
 
 
 class Strict(BaseModel):
@@ -59,6 +64,11 @@ class SystemSpec(Strict):
     design: Literal["grid", "one-at-a-time", "list"] = "grid"
     points: list[dict[str, Knob]] = Field(default_factory=list, description="for design: list")
     overrides: list[Override] = Field(default_factory=list)
+    prompts: PromptSpec | None = Field(None, description="instead of the suite's, for this system alone")
+    scorer: str | None = Field(None, description="likewise")
+    metrics: list[str] | None = Field(None, min_length=1, description="likewise")
+    warmup: int | None = Field(None, ge=0, description="likewise")
+    repeats: int | None = Field(None, ge=1, description="likewise")
 
     @model_validator(mode="after")
     def _design_has_its_input(self) -> Self:
@@ -168,7 +178,9 @@ class Suite(Strict):
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        for name, values in (("seeds", self.seeds), ("metrics", self.metrics)):
+        own = [(f"systems.{name}.metrics", spec.metrics or []) for name, spec in self.systems.items()]
+        groups: list[tuple[str, Sequence[object]]] = [("seeds", self.seeds), ("metrics", self.metrics), *own]
+        for name, values in groups:
             if len(set(values)) != len(values):
                 raise ValueError(f"`{name}` names a value twice: {values}")
         return self
@@ -183,6 +195,12 @@ class Suite(Strict):
     def extra(self) -> int:
         return self.repeats if self.extra_repeats is None else self.extra_repeats
 
+    def asked_of(self, system: str) -> Suite:
+        """This suite with what `system` has of its own in the place of what all share."""
+        spec = self.systems.get(system)
+        own = {name: getattr(spec, name) for name in OWN if getattr(spec, name, None) is not None}
+        return self.model_copy(update=own)
+
     def requests(self) -> list[Request]:
         """What every cell is asked, seeds outermost."""
         pairs = self.prompts.scenes()
@@ -194,12 +212,13 @@ class Suite(Strict):
 
     def cells(self) -> list[Cell]:
         """Every cell, in the order of the file. Raises SuiteError for an unknown knob or adapter."""
-        texts = [prompt for prompt, _ in self.prompts.scenes()]
-        prompts = Prompts(source=self.prompts.source, count=len(texts), sha256=digest(texts, 64))
+        shared = _identified(self.prompts)
         cells: dict[str, Cell] = {}
         for name, spec in self.systems.items():
+            asked = self.asked_of(name)
+            prompts = _identified(asked.prompts) if spec.prompts else shared
             for point in spec.knob_points():
-                cell = Cell.make(name, spec, point, prompts, self)
+                cell = Cell.make(name, spec, point, prompts, asked)
                 if cell.id in cells:
                     raise SuiteError(
                         f"{cell.label} asks the same question as {cells[cell.id].label}; drop one"
@@ -335,6 +354,11 @@ class Cell(Strict):
             seeds=[0],
             predicted_seconds=analytic.SECONDS,
         )
+
+
+def _identified(spec: PromptSpec) -> Prompts:
+    texts = [prompt for prompt, _ in spec.scenes()]
+    return Prompts(source=spec.source, count=len(texts), sha256=digest(texts, 64))
 
 
 def read(path: Path) -> Suite:

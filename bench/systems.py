@@ -25,6 +25,9 @@ records say what it meant. A complete one:
                 ...
             return Output(frames)                 # uint8, (N, T, H, W, 3)
 
+        def facts(self) -> Facts:                 # of the loaded system; may be left out
+            return Facts(parameter_bytes=10_000_000)
+
 It may have `flags`, a tuple of words that every one of its records then carries: with `random-weights` its cells are
 timed and never scored.
 
@@ -37,7 +40,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -68,10 +71,22 @@ class Request:
 
 @dataclass(frozen=True)
 class Output:
-    """`frames` uint8 (N, T, H, W, 3). `first_frames` uint8 (N, H, W, 3): what each clip was to start from."""
+    """`frames` uint8 (N, T, H, W, 3). `first_frames` uint8 (N, H, W, 3): what each clip was to start from.
+
+    `starts`: of a long video made in windows, the first new frame of each, 0 first; the same for all N.
+    """
 
     frames: np.ndarray
     first_frames: np.ndarray | None = None
+    starts: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a loaded system says about itself: for `Record.parameter_bytes` and `Record.flags`."""
+
+    parameter_bytes: int | None = None
+    flags: tuple[str, ...] = ()
 
 
 class Stages(Protocol):
@@ -141,6 +156,12 @@ def to_uint8(frames: np.ndarray) -> np.ndarray:
         share = 1 - np.isfinite(frames).mean()
         raise InvalidOutputError(f"{share:.1%} of the pixels are not finite")
     return (np.clip(frames, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def facts_of(system: System) -> Facts:
+    """What a loaded system says about itself, if it says anything."""
+    ask: Callable[[], Facts] | None = getattr(system, "facts", None)
+    return Facts() if ask is None else ask()
 
 
 def check_output(output: Output, count: int) -> None:

@@ -196,6 +196,8 @@ def _passes(job: Job, phase: _Phase, found: dict[str, Any]) -> None:
     clock = time.perf_counter()
     system.load()
     load = time.perf_counter() - clock
+    facts = systems.facts_of(system)
+    found["parameter_bytes"], found["flags"] = facts.parameter_bytes, facts.flags
     requests = suite.requests()
 
     first = _timed(job, system, requests, phase, 0, "first")
@@ -206,8 +208,8 @@ def _passes(job: Job, phase: _Phase, found: dict[str, Any]) -> None:
     times = latency.latency(timed, suite, job.threads, first)
     found["cold_start"] = ColdStart(load=load, first=first.seconds, compile=times.compile)
     found["stages"], found["real_time_factor"] = times.stages, times.real_time_factor
-    found["contamination"], found["flags"] = times.contamination, times.flags
-    found["warnings"] = times.warnings
+    found["contamination"], found["flags"] = times.contamination, (*facts.flags, *times.flags)
+    found["windows"], found["warnings"] = times.windows, times.warnings
     phase.enter("memory")
     found["memory"] = measure.memory(
         lambda stages: _generate(system, _batch(requests, cell, 0), phase.watch(stages)), baseline
@@ -288,6 +290,7 @@ def _quality(job: Job, system: System, requests: list[Request], phase: _Phase) -
     return Output(
         np.concatenate([output.frames for output in outputs]),
         np.concatenate(firsts) if len(firsts) == len(outputs) else None,
+        outputs[0].starts,
     )
 
 

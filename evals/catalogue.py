@@ -126,7 +126,7 @@ def card(weights: Path = WEIGHTS) -> dict[str, Any]:
 
 
 @cache
-def _identity(path: Path) -> str:
+def identity(path: Path) -> str:
     if not path.exists():
         raise WeightsMissing(
             f"no {path.name} at {path.parent}; make it: python -m evals judge train, then stats"
@@ -144,15 +144,15 @@ def protocol(metric: str, *, n: int, num_frames: int = CLIP_FRAMES) -> str:
     facts: dict[str, object] = {"input": "uint8 arrays 64x64", "fps": factors.FPS}
     judged = "0" if num_frames == 1 else f"1-{JUDGED_FRAMES}"
     if metric in ("fvd-world", "kvd-world"):
-        facts |= {"frames": judged, "extractor": _identity(WEIGHTS), "layer": f"feature {WIDTH}"}
-        facts["reference"] = _identity(STATISTICS)
+        facts |= {"frames": judged, "extractor": identity(WEIGHTS), "layer": f"feature {WIDTH}"}
+        facts["reference"] = identity(STATISTICS)
         if metric == "fvd-world":
             facts |= {"covariance": "1/(N-1)", "n": n}
             facts["estimator"] = "1/N fit on sub-samples N/2 to N without replacement, truth floor subtracted"
         else:
             facts |= {"kernel": "(x.y/width+1)^3", "estimator": "unbiased"}
     elif metric.startswith("accuracy-"):
-        facts |= {"frames": judged, "judge": _identity(WEIGHTS)}
+        facts |= {"frames": judged, "judge": identity(WEIGHTS)}
         if metric == "accuracy-mean":
             facts["over"] = (
                 "attributes defined for the clip" if num_frames > 1 else ", ".join(IMAGE_ATTRIBUTES)
@@ -160,7 +160,7 @@ def protocol(metric: str, *, n: int, num_frames: int = CLIP_FRAMES) -> str:
     elif metric == "flickering":
         facts |= {"frames": f"0-{num_frames - 1}", "formula": "VBench"}
     elif metric == "motion-ratio":
-        facts |= {"frames": judged, "tracker": _identity(WEIGHTS), "lag": "4 frames", "truth": "exact path"}
+        facts |= {"frames": judged, "tracker": identity(WEIGHTS), "lag": "4 frames", "truth": "exact path"}
         facts["clips"] = "moving subject, alone in view"
     elif metric == "flow-ratio":
         facts |= {"frames": judged, "flow": "OpenCV DIS medium", "truth": "rendered scene"}

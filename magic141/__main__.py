@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from magic141 import arguments, stages, video
+from magic141 import sparsify as sparsify_package
 from magic141 import weights as weights_folder
 from magic141.errors import InputError, Magic141Error
 from magic141.longvideo_plan import FPS, Plan
@@ -44,6 +45,11 @@ class Door(typer.core.TyperGroup):
 app = typer.Typer(cls=Door, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 weights_app = typer.Typer(no_args_is_help=True, help="Check or seal a folder of weights.")
 app.add_typer(weights_app, name="weights")
+
+
+class Chaining(StrEnum):
+    latent = "latent"
+    frame = "frame"
 
 
 class Precision(StrEnum):
@@ -80,6 +86,22 @@ def generate(
     prompts: Annotated[
         str | None, typer.Option(help="Instead of PROMPT, prompts by second: '0:a red ring 20:a blue star'.")
     ] = None,
+    chaining: Annotated[
+        Chaining | None,
+        typer.Option(help="How windows are joined: in latent space unless given, or by the last frame."),
+    ] = None,
+    anchor: Annotated[
+        bool | None, typer.Option(help="Show every window the first frame; yes for chaining in latent space.")
+    ] = None,
+    history_noise: Annotated[
+        float | None, typer.Option(help="Noise on what a window is shown of its predecessor, 0 to 1.")
+    ] = None,
+    match_statistics: Annotated[
+        bool | None, typer.Option(help="Give every window the latent statistics of the first.")
+    ] = None,
+    cross_fade: Annotated[
+        int | None, typer.Option(help="Of the shared latent frames, how many are made again and blended.")
+    ] = None,
     fps: Annotated[float, typer.Option(help="Frames per second of the file.")] = LAB.video.fps,
     seed: Annotated[int, typer.Option(help="Same seed, same machine, same clip.")] = 0,
     guidance: Annotated[
@@ -97,7 +119,14 @@ def generate(
     arguments.check_num_inference_steps(steps)
     arguments.check_num_frames(frames)
     arguments.check_fps(fps)
-    plan, schedule = what_to_make(prompt, seconds, window, overlap, prompts)
+    against_drift = {
+        "chaining": None if chaining is None else chaining.value,
+        "anchor": anchor,
+        "history_noise": history_noise,
+        "match_statistics": match_statistics,
+        "cross_fade": cross_fade,
+    }
+    plan, schedule = what_to_make(prompt, seconds, window, overlap, prompts, against_drift)
     if plan is not None and (fps, frames) != (FPS, LAB.video.num_frames):
         raise InputError(f"--seconds makes {FPS} frames a second: leave --fps and --frames out")
     arguments.check_seed(seed)
@@ -121,10 +150,11 @@ def generate(
         clock.synchronize = torch.cuda.synchronize
 
     optional = {"guidance_scale": guidance, "shift": shift}
-    options = {"image": picture, "num_inference_steps": steps} | {
+    options: dict[str, Any] = {"image": picture, "num_inference_steps": steps} | {
         name: value for name, value in optional.items() if value is not None
     }
     if plan is not None:
+        options |= {name: value for name, value in against_drift.items() if value is not None}
         write_long(pipe, clock, plan, output, prompt=schedule, seed=seed, **options)
     else:
         with progress(clock, 4 + steps + (picture is None)) as hook:
@@ -148,6 +178,33 @@ def generate(
         console.out(json.dumps(report, indent=2), highlight=False)
     else:
         show(report)
+
+
+@app.command()
+def sparsify(
+    sparsity: Annotated[
+        str,
+        typer.Option(help="What to do, in order: structured-0.5, blocks-0.25, int8, structured-0.5+int8."),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder to write; its name is the model's.")
+    ],
+    model: Annotated[str, typer.Option(help="A preset, a folder, or a hub repository.")] = LAB.name,
+) -> None:
+    """Write MODEL pruned or quantised as one sealed checkpoint. Quality is not recovered by it: training is."""
+    ways = sparsify_package.parse(sparsity)
+    weights_folder.resolve(model)
+    with notices.status("loading"):
+        from magic141.sparsify import checkpoint
+    checkpoint.check_output(output)
+    checkpoint.check_ways(sparsity, ways)
+    found = checkpoint.write(model, sparsity, ways, output)
+    share = found["after"] / found["before"]
+    console.print(
+        f"{output}: the transformer's parameters take {found['after']:,} bytes, {share:.2f} of {found['before']:,}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 @weights_app.command()
@@ -174,20 +231,31 @@ def what_to_make(
     window: int | None,
     overlap: int | None,
     prompts: str | None,
+    against_drift: dict[str, Any],
 ) -> tuple[Plan | None, arguments.Schedule]:
-    """The plan of a long video, none for a clip, and the prompts by second. Raises InputError."""
+    """The plan of a long video, none for a clip, and the prompts by second; options that are not given are None.
+
+    Raises InputError.
+    """
     if prompt is None and prompts is None:
         raise InputError("nothing says what the video shows: give a PROMPT, such as 'a small red ring'")
     schedule = [(0.0, prompt or "")] if prompts is None else arguments.parse_schedule(prompts)
     if seconds is None:
-        for name, value in (("window", window), ("overlap", overlap), ("prompts", prompts)):
+        given = {"window": window, "overlap": overlap, "prompts": prompts, **against_drift}
+        for name, value in given.items():
             if value is not None:
-                raise InputError(f"--{name} {value} is for long videos: give --seconds as well")
+                option = name.replace("_", "-")
+                raise InputError(f"--{option} {value} is for long videos: give --seconds as well")
         return None, schedule
     plan = Plan(
         seconds, LAB.video.num_frames if window is None else window, 1 if overlap is None else overlap
     )
     plan.prompts(schedule)
+    if (cross_fade := against_drift["cross_fade"]) is not None:
+        arguments.check_cross_fade(cross_fade, plan.overlap)
+    if (history_noise := against_drift["history_noise"]) is not None:
+        arguments.check_history_noise(history_noise)
+    arguments.check_chaining(against_drift["chaining"] or "latent", plan.overlap)
     return plan, schedule
 
 

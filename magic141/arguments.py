@@ -109,6 +109,13 @@ def check_cross_fade(cross_fade: int, overlap: int) -> None:
         )
 
 
+def check_chaining(chaining: str, overlap: int) -> None:
+    if chaining not in ("latent", "frame"):
+        raise InputError(f"chaining={chaining!r} is unknown; use 'latent' or 'frame'")
+    if chaining == "frame" and overlap != 1:
+        raise InputError(f"overlap={overlap} must be 1 with chaining='frame': it knows one frame")
+
+
 def check_history_noise(history_noise: float) -> None:
     if not 0 <= history_noise <= 1:  # also false for NaN
         raise InputError(f"history_noise={history_noise} must lie in 0..1; training used up to 0.3")

@@ -143,12 +143,7 @@ def check_settings(pipe: Magic141Pipeline, settings: Settings) -> None:
     arguments.check_shift(settings.shift)
     arguments.check_cross_fade(settings.cross_fade, settings.plan.overlap)
     arguments.check_history_noise(settings.history_noise)
-    if settings.chaining not in ("latent", "frame"):
-        raise InputError(f"chaining={settings.chaining!r} is unknown; use 'latent' or 'frame'")
-    if settings.chaining == "frame" and settings.plan.overlap != 1:
-        raise InputError(
-            f"overlap={settings.plan.overlap} must be 1 with chaining='frame': it knows one frame"
-        )
+    arguments.check_chaining(settings.chaining, settings.plan.overlap)
     if settings.chaining == "latent" and not pipe.transformer.config.continuation_embed:
         raise InputError("this model was not trained to continue a video: use chaining='frame'")
 

@@ -47,8 +47,7 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
 
 def presets() -> list[str]:
     """Names that `resolve` knows here without a path: the shipped, and those under `MAGIC141_WEIGHTS`."""
-    own = _own_directory()
-    roots = (SHIPPED, own) if own else (SHIPPED,)
+    roots = [root for root in (SHIPPED, _own_directory()) if root is not None]
     return sorted({*PRESETS, *(index.parent.name for root in roots for index in root.glob(f"*/{INDEX}"))})
 
 

@@ -11,7 +11,20 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from bench.records import write_atomically
-from reports import analytic, claims, clips, exam, plots, table, text
+from reports import (
+    analytic,
+    budget,
+    claims,
+    clips,
+    curves,
+    exam,
+    front,
+    longvideo,
+    plots,
+    settings,
+    table,
+    text,
+)
 from reports.caveats import caveats
 from reports.load import ReportError, Run, load
 from reports.metrics import Metric, metrics
@@ -21,6 +34,8 @@ from reports.verdict import machine, verdict
 MAX_BYTES = 15_000_000
 """A report can be mailed and attached. Clips beyond this are left out by whole rows, and the page says so."""
 
+LONG_BYTES = 6_000_000
+"""Of those, what long videos may take; the longest come first."""
 OPEN_STRIPS = OPEN_PLOTS = 6
 """Rows of clips, and small plots, that stand open; the ones after them are folded."""
 
@@ -52,11 +67,14 @@ def _page(runs: Sequence[Run]) -> str:
     cells = rows(runs)
     found = metrics(cells)
     main = next((metric for metric in found if metric.systems), None)
-    wanted, problems = clips.strips(cells)
+    wanted, problems = clips.strips([row for row in cells if row.long is None])
     examined, exam_problems = exam.exams(runs)
     counted, analytic_problems = analytic.tables(runs)
     claimed, claims_problems = claims.claims(runs)
-    problems += exam_problems + analytic_problems + claims_problems
+    long, long_problems = _long(cells)
+    problems += exam_problems + analytic_problems + claims_problems + long_problems
+    chosen = settings.settings(main) if main else []
+    best = settings.front(chosen)
     context = {
         "runs": runs,
         "cells": cells,
@@ -74,6 +92,14 @@ def _page(runs: Sequence[Run]) -> str:
         "descriptions": _unique(run.manifest.question.get("description") for run in runs),
         "table": table.Table(cells, found),
         "command": f"python -m reports build {' '.join(map(_named, runs))} -o report.html",
+        "budget": budget.budget(chosen),
+        "front": best,
+        "front_figure": Markup(front.draw(main, chosen, best, "front")) if main and len(chosen) > 1 else "",
+        "curves": [
+            (curve, Markup(curves.draw(curve, f"knob-{index}")))
+            for index, curve in enumerate(curves.curves(found))
+        ],
+        **long,
         **_figures(cells, found, main),
     }
     template = _environment().get_template("template.html.j2")
@@ -89,6 +115,26 @@ def _page(runs: Sequence[Run]) -> str:
             "build it from fewer runs"
         )
     return write(*clips.fit(wanted, MAX_BYTES - bare))
+
+
+def _long(cells: Sequence[Row]) -> tuple[dict[str, Any], list[str]]:
+    """What the section on long video shows, and what went wrong."""
+    drifts, problems = longvideo.drifts(cells)
+    found, lost = longvideo.videos(cells, LONG_BYTES)
+    scores = dict.fromkeys(name for drift in drifts for name in drift.curves)
+    return {
+        "long_videos": found,
+        "paces": longvideo.paces(cells),
+        "length_figures": [
+            (lengths, Markup(longvideo.draw_lengths(lengths, f"length-{index}")))
+            for index, lengths in enumerate(longvideo.lengths(cells))
+        ],
+        "drifts": drifts,
+        "drift_figures": [
+            Markup(longvideo.draw_drift(score, drifts, f"drift-{index}"))
+            for index, score in enumerate(scores)
+        ],
+    }, problems + lost
 
 
 def _figures(cells: Sequence[Row], found: Sequence[Metric], main: Metric | None) -> dict[str, Any]:
@@ -138,7 +184,11 @@ def _environment() -> Environment:
         exam_hover=exam.hover,
         analytic_hover=analytic.hover,
         css=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
-        script=Markup((_HERE / "script.js").read_text(encoding="utf-8")),
+        script=Markup(
+            "".join((_HERE / name).read_text(encoding="utf-8") for name in ("script.js", "budget.js"))
+        ),
+        command_of=settings.command,
+        python_of=settings.python,
         pretty=lambda value: json.dumps(value, indent=1, ensure_ascii=False, default=str),
     )
     return environment

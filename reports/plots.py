@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 from matplotlib.transforms import blended_transform_factory
 
-from bench.records import END_TO_END, Timing
+from bench.records import END_TO_END, WINDOW, Timing
 from reports import svg, text
 from reports.metrics import Metric, Point
 from reports.rows import Row
@@ -42,7 +42,8 @@ def against_steps(metric: Metric, name: str, colours: dict[str, int], large: boo
 
 def stages(rows: Sequence[Row], name: str) -> str | None:
     """Stacked bars: where the time of one batch goes, by stage. None where no cell has stages besides the whole."""
-    timed = [row for row in rows if row.ok and row.record and len(row.record.stages) > 1]
+    # A minute would leave clips no width; its pace has a table of its own.
+    timed = [row for row in rows if row.ok and row.record and len(row.record.stages) > 1 and row.long is None]
     if not timed:
         return None
     parts = [breakdown(row) for row in timed]
@@ -102,7 +103,7 @@ def breakdown(row: Row) -> dict[str, float]:
     parts = {
         stage: timing.median * passes(timing, whole)
         for stage, timing in row.record.stages.items()
-        if stage != END_TO_END
+        if stage not in (END_TO_END, WINDOW)  # these are made of the others
     }
     rest = whole.median - sum(parts.values())
     return {**parts, REST: rest} if rest > 0 else parts

@@ -11,6 +11,7 @@ from reports.load import Run
 
 NO_ANCHOR = r"[^\w-]"
 STEPS = "num_inference_steps"
+SECONDS = "seconds"
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,12 @@ class Row:
     def steps(self) -> int | None:
         value = self.knobs.get(STEPS)
         return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    @property
+    def long(self) -> float | None:
+        """Seconds of a long video that was asked for, made in windows or not; None for clips."""
+        value = self.knobs.get(SECONDS)
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
     @property
     def latency(self) -> Timing | None:

@@ -1,7 +1,7 @@
 "use strict";
 // Playback only: without scripts the page shows the same clips and numbers.
 (() => {
-  const videos = [...document.querySelectorAll("video")];
+  const videos = [...document.querySelectorAll("video:not([controls])")];
   const controls = document.querySelector(".controls");
   if (!videos.length) return;
   controls.hidden = false;

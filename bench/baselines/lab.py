@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from bench import hardware
 from bench.errors import UnsupportedError
-from bench.systems import Output, Request, Stages, to_uint8
-from magic141 import arguments, weights
+from bench.records import MASKED
+from bench.systems import Facts, Output, Request, Stages, to_uint8
+from magic141 import arguments, sparsify, weights
 
 PASS_FLOPS = 1.63e9
 """What a plan takes one pass of one clip through the transformer to cost, image to video."""
@@ -31,7 +34,9 @@ class Lab:
     the true first frame of the prompt's scene, and so needs prompts of the lab world; "text to video at once" draws no
     picture first. `precision` is that of
     transformer and text encoder, and `auto` what the machine is good for; the VAE stays in fp32, because a bf16
-    pixel is wrong by up to a grey level. The steps' arithmetic is fp32 always.
+    pixel is wrong by up to a grey level. The steps' arithmetic is fp32 always. `sparsity` is what
+    `magic141.sparsify.parse` reads, and is done to the transformer after loading, without recovery: a checkpoint that
+    was pruned and trained again is a `model` of its own.
     """
 
     model: str = "lab"
@@ -43,6 +48,7 @@ class Lab:
     num_frames: int = 33
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     batch_size: int = 1
+    sparsity: str = "none"
 
     imports: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "magic141.pipeline", "magic141.data.render")
     fps: ClassVar[int] = 16
@@ -55,15 +61,21 @@ class Lab:
         if self.image_guidance_scale is not None:
             arguments.check_guidance_scale(self.image_guidance_scale, "image_guidance_scale")
         arguments.check_shift(self.shift)
+        self._check_length()
+        self._ways = sparsify.parse(self.sparsity)
+
+    def _check_length(self) -> None:
         arguments.check_num_frames(self.num_frames)
 
     def weights(self) -> str | None:
-        return weights.fingerprint(weights.resolve(self.model))
+        return _fingerprint(self.model, os.environ.get(weights.DIRECTORY_VARIABLE))
 
     def seconds_per_clip(self) -> float:
         passes = self.num_inference_steps * (2 if self.guidance_scale != 1 else 1)
         halves = 1.28 if self.task == "text to video" else 1.0
         speedup = BF16_SPEEDUP if self.precision == "bf16" else 1.0
+        for way in self._ways:
+            speedup /= 1 - way.ratio * (way.kind in sparsify.PRUNED)
         flops = CLIP_FLOPS + PASS_FLOPS * passes * halves / speedup
         return flops / (EFFICIENCY * hardware.matrix_flops())
 
@@ -78,7 +90,13 @@ class Lab:
         pipeline.transformer.to(dtype)
         pipeline.text_encoder.to(dtype)
         pipeline.set_progress_bar_config(disable=True)
-        self._pipeline = pipeline
+        self._pipeline = sparsify.apply(pipeline, *self._ways)
+
+    def facts(self) -> Facts:
+        from magic141.sparsify.memory import parameter_bytes
+
+        masked = any(way.kind in ("unstructured", "n:m") and way.ratio for way in self._ways)
+        return Facts(parameter_bytes(self._pipeline.transformer), (MASKED,) if masked else ())
 
     def generate(self, requests: Sequence[Request], stages: Stages) -> Output:
         import torch
@@ -115,3 +133,9 @@ class Lab:
                 "`task: image to video` needs prompts of the lab world: `prompts: {split: …}`"
             )
         return render(scenes, 1)[:, 0].numpy()
+
+
+@cache
+def _fingerprint(model: str, own_directory: str | None) -> str:
+    """Once a plan, and not once a cell: a grid has hundreds. `own_directory` is where `resolve` may look."""
+    return weights.fingerprint(weights.resolve(model))

@@ -63,6 +63,33 @@ class Sparsity:
             raise InputError(f"ratio={self.ratio} must be a quarter for kind 'n:m': 0, 0.25, 0.5 or 0.75")
 
 
+def parse(text: str) -> tuple[Sparsity, ...]:
+    """The ways that a knob such as "structured-0.5+int8" names, in order; "none" names none.
+
+    Each is a kind, then, where it takes one, a hyphen and the ratio: "unstructured-0.75", "n:m-0.75", "2:4", "int8".
+
+    Raises InputError: a kind is unknown, a ratio is missing, no number, or out of range, or "none" is not alone.
+    """
+    return () if text == "none" else tuple(_way(part) for part in text.split("+"))
+
+
+def _way(text: str) -> Sparsity:
+    if text in (*QUANTISED, "2:4"):
+        return Sparsity(kind=text, ratio=0.5 if text == "2:4" else 0.0)
+    kind, _, number = text.rpartition("-")
+    try:
+        ratio = float(number)
+    except ValueError:
+        ratio = None
+    if ratio is None or kind not in KINDS:
+        raise InputError(
+            f"sparsity {text!r} is unknown: use 'none', a kind with a ratio such as 'structured-0.5' "
+            f"({', '.join(kind for kind in KINDS if kind not in (*QUANTISED, '2:4'))}), one of "
+            f"{', '.join(('2:4', *QUANTISED))}, or several joined by '+'"
+        )
+    return Sparsity(kind=kind, ratio=ratio)
+
+
 def apply(
     target: Magic141Pipeline | Magic141Transformer3DModel, *ways: Sparsity, calibration: Calibration = ()
 ) -> Any:

@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 
 from bench.baselines.lab import Lab
+from bench.baselines.longvideo import LongTruth, LongVideo
 from bench.errors import SuiteError, UnsupportedError
 from bench.measure import Stopwatch
+from bench.records import MASKED
 from bench.suite import PromptSpec, parse
-from bench.systems import Request, check_output
+from bench.systems import Request, check_output, make
+from magic141.data.render import render
 from magic141.errors import InputError, WeightsMissing
 
 SCENES = PromptSpec(split="test", count=2).scenes()
@@ -103,6 +106,71 @@ def test_knobs_are_checked_before_anything_is_loaded() -> None:
         suite(shift=-1)
     with pytest.raises(SuiteError, match="task='video'"):
         suite(task="video")
+
+
+def test_pruned_layers_are_smaller_and_masked_ones_are_not(untrained: Path) -> None:
+    sizes = {}
+    for sparsity in ("none", "structured-0.5", "unstructured-0.5"):
+        lab = Lab(sparsity=sparsity, num_inference_steps=1, num_frames=5, precision="fp32", batch_size=1)
+        lab.load()
+        check_output(lab.generate(REQUESTS[:1], Stopwatch()), 1)
+        facts = lab.facts()
+        sizes[sparsity] = facts.parameter_bytes or 0
+        assert facts.flags == ((MASKED,) if sparsity.startswith("unstructured") else ())
+    assert sizes["structured-0.5"] < 0.7 * sizes["none"]
+    assert sizes["unstructured-0.5"] == sizes["none"]
+    assert Lab(sparsity="structured-0.5").seconds_per_clip() < Lab().seconds_per_clip()
+
+
+def test_what_this_machine_cannot_sparsify_is_unsupported(untrained: Path) -> None:
+    with pytest.raises(UnsupportedError, match="2:4 kernels need an NVIDIA GPU"):
+        Lab(sparsity="2:4", precision="fp32").load()
+
+
+def test_long_video_comes_in_windows(untrained: Path) -> None:
+    knobs = {"seconds": 2, "num_inference_steps": 1, "guidance_scale": 1, "precision": "fp32"}
+    lab = LongVideo(**knobs, window=17, overlap=2, history_noise=0.1, match_statistics=True, cross_fade=1)
+    assert (lab.num_frames, lab.anchor) == (32, True)
+    lab.load()
+    stopwatch = Stopwatch()
+    output = lab.generate(REQUESTS, stopwatch)
+    check_output(output, 2)
+    assert output.frames.shape == (2, 32, 64, 64, 3)
+    assert output.starts == (0, 17, 29)
+    assert len(stopwatch.samples["window"]) == 6
+    assert (lab.generate(REQUESTS[1:], Stopwatch()).frames[0] == output.frames[1]).all()
+    whole = LongVideo(**knobs, windows="one", task="image to video")
+    whole.load()
+    output = whole.generate(REQUESTS[:1], stopwatch)
+    assert output.frames.shape == (1, 32, 64, 64, 3)
+    assert output.starts == ()
+    assert output.first_frames is not None
+
+
+def test_long_truth_is_the_scene_for_as_long() -> None:
+    truth = LongTruth(seconds=5)
+    output = truth.generate(REQUESTS, Stopwatch())
+    assert output.frames.shape == (2, 80, 64, 64, 3)
+    clip = render([SCENES[0][1]], 33)[0].numpy()
+    assert (output.frames[0, :33] == clip).all()
+
+
+@pytest.mark.parametrize(
+    ("knobs", "said"),
+    [
+        ({"window": 32}, "window=32 must be 4k"),
+        ({"overlap": 9}, "overlap=9 must lie in 1..8"),
+        ({"seconds": 0}, "seconds=0.0 must lie above 0"),
+        ({"cross_fade": 1}, "cross_fade=1 must lie in 0..0"),
+        ({"history_noise": 2}, "history_noise=2.0 must lie in 0..1"),
+        ({"chaining": "frame", "overlap": 2}, "overlap=2 must be 1 with chaining='frame'"),
+        ({"sparsity": "structured-1"}, r"ratio=1.0 must lie in \[0, 1\)"),
+        ({"num_frames": 33}, "no knob 'num_frames'"),
+    ],
+)
+def test_bad_windows_are_refused_before_anything_is_loaded(knobs: dict[str, object], said: str) -> None:
+    with pytest.raises(SuiteError, match=said):
+        make("bench.baselines.longvideo:LongVideo", knobs)
 
 
 def test_absent_weights_are_an_outcome(tmp_path: Path) -> None:

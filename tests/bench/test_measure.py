@@ -131,3 +131,14 @@ def test_memory_on_a_gpu_is_per_stage() -> None:
     found = measure.memory(generate, 0)
     assert found.cuda_by_stage["large"] >= 40_000_000 > found.cuda_by_stage["small"]
     assert found.cuda_by_stage["generation"] == found.cuda_allocated
+
+
+def test_the_pace_of_windows() -> None:
+    found = measure.windows([3.0, 1.0, 1.5, 4.0, 1.0, 0.5], 2)
+    assert found.first_frame.samples == (3.0, 4.0)
+    assert found.later is not None
+    assert (found.later.median, found.later.n) == (1.0, 4)
+    assert found.jitter == pytest.approx(np.std([1.0, 1.5, 1.0, 0.5]))
+    assert found.slowest == 1.5
+    alone = measure.windows([3.0, 4.0], 2)
+    assert (alone.later, alone.jitter) == (None, None)

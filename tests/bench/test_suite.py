@@ -219,11 +219,27 @@ def test_shipped_suites_are_valid(path: Path) -> None:
 
 def test_quick_and_full_ask_for_the_same_settings() -> None:
     quick, full = read(SUITES / "lab.yaml"), read(SUITES / "lab-full.yaml")
-    assert {name: full.systems[name] for name in quick.systems} == quick.systems
+    for name in ("teacher", "truth", "static", "noise"):
+        assert full.systems[name] == quick.systems[name]
     assert full.systems["teacher from truth"].points == quick.systems["teacher"].points
     assert (quick.metrics, quick.seeds) == (full.metrics, full.seeds)
     steps = [point["num_inference_steps"] for point in quick.systems["teacher"].points]
     assert steps == [2, 4, 8, 16, 28, 56]
+    asked = {point["sparsity"] for point in quick.systems["sparsity"].points}
+    assert asked <= set(full.systems["sparsity"].axes["sparsity"])
+    assert quick.systems["long video"].metrics == full.systems["long video"].metrics
+
+
+def test_the_quick_sweep_turns_every_knob_from_a_cell_that_is_there() -> None:
+    """A curve needs its neighbours: a pruned cell differs from the teacher's in its sparsity alone."""
+    cells = read(SUITES / "lab.yaml").cells()
+    for knob in ("num_inference_steps", "sparsity", "batch_size", "seconds", "window", "overlap"):
+        rest = [
+            (cell.adapter, {name: value for name, value in cell.knobs.items() if name != knob})
+            for cell in cells
+            if knob in cell.knobs and cell.role == "system"
+        ]
+        assert max(rest.count(one) for one in rest) > 1, knob
 
 
 def test_the_schema_knows_every_key() -> None:
@@ -255,3 +271,33 @@ def test_a_scorer_without_exam_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delattr(bench.baselines.fake.FakeScorer, "exam")
     with pytest.raises(SuiteError, match="fake:SCORER has none"):
         parse(plain(exam=16), "s").cells()
+
+
+def test_a_system_may_have_prompts_and_metrics_of_its_own() -> None:
+    long = {
+        "adapter": FAKE,
+        "knobs": {"latency": 0.5},
+        "prompts": {"texts": ["a"]},
+        "metrics": ["brightness"],
+    }
+    suite = parse(plain(systems=plain()["systems"] | {"long": long | {"warmup": 0, "repeats": 1}}), "s")
+    *shared, own = suite.cells()
+    assert [cell.id for cell in shared] == ids(plain())  # what others are asked does not change
+    assert (own.prompts.count, list(own.protocols)) == (1, ["brightness"])
+    asked = suite.asked_of("long")
+    assert (len(asked.requests()), asked.warmup, asked.repeats, asked.metrics) == (1, 0, 1, ["brightness"])
+    assert suite.asked_of("fake") == suite.asked_of("exam of the scores") == suite
+    alone = parse(plain(systems={"any": long}, warmup=0, repeats=1), "s").cells()[0]
+    assert (
+        own.id
+        == alone.id
+        == parse(
+            plain(systems={"x": {"adapter": FAKE, "knobs": {"latency": 0.5}}}, warmup=0, repeats=1)
+            | {"prompts": {"texts": ["a"]}, "metrics": ["brightness"]},
+            "s",
+        )
+        .cells()[0]
+        .id
+    )
+    with pytest.raises(SuiteError, match="systems.long.metrics` names a value twice"):
+        parse(plain(systems={"long": long | {"metrics": ["noise", "noise"]}}), "s")

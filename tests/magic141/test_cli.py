@@ -131,6 +131,27 @@ def test_prompts_by_second(saved_pipeline: Path, tmp_path: Path) -> None:
     assert not np.array_equal(videos["a"][9:], videos["b"][9:])
 
 
+def test_options_against_drift_reach_the_windows(saved_pipeline: Path, tmp_path: Path) -> None:
+    variants: list[tuple[object, ...]] = [
+        (),
+        ("--no-anchor",),
+        ("--history-noise", 0.2),
+        ("--match-statistics",),
+        ("--cross-fade", 1),
+    ]
+    videos = []
+    for variant in variants:
+        result = generate_long(
+            saved_pipeline, tmp_path / "x.mp4", PROMPT, "--seconds", 1, "--overlap", 2, *variant
+        )
+        assert result.exit_code == 0, result.output
+        videos.append((tmp_path / "x.mp4").read_bytes())
+    assert len(set(videos)) == len(variants)
+    alike = ("--seconds", 1, "--overlap", 2, "--chaining", "latent", "--anchor", "--cross-fade", 0)
+    assert generate_long(saved_pipeline, tmp_path / "x.mp4", PROMPT, *alike).exit_code == 0
+    assert (tmp_path / "x.mp4").read_bytes() == videos[0]
+
+
 @pytest.mark.parametrize("windows", [0, 2])
 def test_an_interrupt_leaves_what_was_made(
     saved_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, windows: int
@@ -181,6 +202,13 @@ def test_an_interrupt_leaves_what_was_made(
         (("--seconds", 60, "--prompts", "0:a red ring 5:a zebra"), "'zebra'"),
         (("--window", 33), "--window 33 is for long videos: give --seconds as well"),
         (("--overlap", 1), "--overlap 1 is for long videos"),
+        (("--history-noise", 0.1), "--history-noise 0.1 is for long videos"),
+        (("--seconds", 60, "--history-noise", 2), "history_noise=2.0 must lie in 0..1"),
+        (("--seconds", 60, "--cross-fade", 1), "cross_fade=1 must lie in 0..0"),
+        (
+            ("--seconds", 60, "--chaining", "frame", "--overlap", 2),
+            "overlap=2 must be 1 with chaining='frame'",
+        ),
         (("--prompts", "0:a red ring"), "--prompts 0:a red ring is for long videos"),
         (("--model", "lba"), "unknown preset 'lba': did you mean 'lab'?"),
         (("--model", "./nothing"), "no weights at './nothing'"),

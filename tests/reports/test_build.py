@@ -81,7 +81,7 @@ def test_ids_are_unique_and_every_link_has_a_target(full):
 def test_pictures_clips_and_tables_can_be_read_without_seeing_them(full):
     found = full[1]
     plots = [a for a in found.all("svg") if "role" in a]
-    assert len(plots) == len(found.all("svg")) == 6  # two large, three small, the stages
+    assert len(plots) == len(found.all("svg")) == 7  # two large, three small, the front, the stages
     assert all(len(a["aria-label"]) > 40 for a in plots)
     assert all(a.get("aria-label") for a in found.all("video"))
     assert all(a.get("scope") for a in found.all("th"))
@@ -295,7 +295,7 @@ def test_any_scores_can_be_plotted(make, tmp_path):
     far = {f"q{i}": make.score(4e3, better=better) for i, (better, _) in enumerate(kinds)}
     cells.append(make.record("noise", None, role="reference", scores=far))
     found = page([make.run(tmp_path / "run", cells)], tmp_path / "r.html")
-    assert len(found.all("svg")) == len(kinds) + 2
+    assert len(found.all("svg")) == len(kinds) + 3  # two large ones of the first score, and the front
     assert not re.search(r"\b(nan|inf)\b", " ".join(a.get("d", "") for a in found.all("path")))
 
 

@@ -110,6 +110,8 @@ class Silent:
 
     def progress(self, share: float) -> None: ...
 
+    def baseline(self, resident: int) -> None: ...
+
 
 def run(tmp_path: Path, **knobs: object) -> Record:
     """The record of one cell, answered in this process."""

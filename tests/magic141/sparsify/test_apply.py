@@ -10,7 +10,7 @@ import torch
 
 from magic141.errors import InputError, UnsupportedError
 from magic141.pipeline import Magic141Pipeline
-from magic141.sparsify import Calibration, Sparsity, apply
+from magic141.sparsify import Calibration, Sparsity, apply, parse
 from magic141.sparsify import quantise as module
 from magic141.sparsify.memory import parameter_bytes
 from magic141.transformer import Magic141Transformer3DModel
@@ -83,3 +83,36 @@ def test_specifications_that_mean_nothing_are_refused(fields: dict[str, Any], me
 def test_specifications_need_no_torch() -> None:
     code = "import sys, magic141.sparsify as s; s.Sparsity(kind='int8'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "ways"),
+    [
+        ("none", []),
+        ("structured-0.5", [("structured", 0.5)]),
+        ("n:m-0.75", [("n:m", 0.75)]),
+        ("2:4", [("2:4", 0.5)]),
+        ("int8-dynamic", [("int8-dynamic", 0.0)]),
+        ("structured-0.5+int8", [("structured", 0.5), ("int8", 0.0)]),
+    ],
+)
+def test_knobs_name_ways(text: str, ways: list[tuple[str, float]]) -> None:
+    assert [(way.kind, way.ratio) for way in parse(text)] == ways
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "sparsity '' is unknown"),
+        ("structured", "sparsity 'structured' is unknown: use 'none', a kind with a ratio"),
+        ("structured-half", "sparsity 'structured-half' is unknown"),
+        ("sparse-0.5", "sparsity 'sparse-0.5' is unknown"),
+        ("structured-1", r"ratio=1.0 must lie in \[0, 1\)"),
+        ("structured--0.5", "sparsity 'structured--0.5' is unknown"),
+        ("int8-0.5", "ratio=0.5 means nothing for kind 'int8'"),
+        ("none+int8", "sparsity 'none' is unknown"),
+    ],
+)
+def test_knobs_that_mean_nothing_are_refused(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse(text)

@@ -1,0 +1,131 @@
+"""Scores of long video whose scenes are known: what drifts from window to window, and what the end still shows.
+
+A video is cut into clips of 33 frames that share one frame. Each is measured by `evals.oracle` and by `evals.drift`,
+which gives a curve a score; its slope is the drift. The judge reads the last clip: identity and law that are still
+there after all windows. What a caption says of a first direction holds for the first clip alone, so that the later
+ones are asked for the law in any direction. A window whose subject is lost has the worst value of every oracle score
+that its law defines, not none: else a video would drift less by losing it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evals import oracle, statistics
+from evals.catalogue import CLIP_FRAMES
+from evals.drift import Drift, drift
+from evals.judges import WorldJudge, judge
+from evals.longvideo_catalogue import (
+    KEPT,
+    ORACLE_CURVES,
+    PLAIN_CURVES,
+    SEAMS,
+    SECONDS_PER_WINDOW,
+    STRIDE,
+)
+from evals.statistics import Estimate
+from evals.trend import FEWEST, trend
+from magic141.data.factors import FPS
+from magic141.data.world import Scene
+
+Array = NDArray[np.float64]
+LOST = {"shape": 0.0, "speed-variation": 1.0}
+"""The worst values of scores that `evals.oracle` leaves out where it does not find the subject."""
+
+
+@dataclass(frozen=True)
+class LongScores:
+    """What `measure` found in one video.
+
+    kept: attribute -> 1.0 where the last window shows it, else 0.0. curves: score -> (windows,), NaN where it is not
+    defined. slopes: score -> change per minute; without those that are not defined in every window. seams: kind ->
+    change across seams less that inside, in grey levels; empty without seams.
+    """
+
+    kept: dict[str, float]
+    curves: dict[str, Array]
+    slopes: dict[str, Estimate]
+    seams: dict[str, Estimate]
+
+    def value(self, metric: str) -> Estimate | None:
+        """The estimate of one of `evals.longvideo_catalogue.METRICS` over this video's windows, if it has one."""
+        kind, _, name = metric.partition("-")
+        if kind == "last":
+            return Estimate(self.kept[name], math.nan, math.nan, 1)
+        return (self.slopes if kind == "drift" else self.seams).get(name)
+
+
+def measure(
+    frames: NDArray[np.uint8], scene: Scene, starts: Sequence[int] = (), model: WorldJudge | None = None
+) -> LongScores:
+    """Scores of one video.
+
+    Args:
+        frames: uint8 (T, 64, 64, 3), which should show the scene from its frame 0 on.
+        starts: the first new frame of each window that the video was made in, evenly spaced from the second on;
+            without them seams are sought between the scored windows, where there should be none.
+
+    Raises:
+        InputError: fewer frames than a window, or of another type.
+        WeightsMissing: the judge is not there.
+    """
+    plain = drift(frames, window=CLIP_FRAMES, stride=STRIDE, fps=FPS)
+    windows = [frames[start : start + CLIP_FRAMES] for start in plain.starts]
+    curves = _oracle_curves(windows, scene) | {name: plain.curves[name].values for name in PLAIN_CURVES}
+    slopes = {name: slope for name, values in curves.items() if (slope := _slope(name, values))}
+    verdict = judge(windows[-1][None], model=model)
+    labels = scene.labels()
+    kept = {name: float(verdict.classes[name][0] == labels[name]) for name in KEPT}
+    return LongScores(kept, curves, slopes, _seams(frames, starts, plain))
+
+
+def aggregate(videos: Sequence[LongScores], metric: str) -> Estimate | None:
+    """One metric over videos: Wilson's interval of shares, the bootstrap's of means; of one video, over its windows.
+
+    None where no video has it.
+    """
+    found = [estimate for video in videos if (estimate := video.value(metric))]
+    if not found:
+        return None
+    values = [estimate.value for estimate in found]
+    if metric.startswith("last-"):
+        return statistics.proportion(values)
+    return found[0]._replace(n=1) if len(found) == 1 else statistics.mean(values)
+
+
+def _oracle_curves(windows: Sequence[NDArray[np.uint8]], scene: Scene) -> dict[str, Array]:
+    undirected = dataclasses.replace(scene, direction_said=False)
+    rows = [oracle.measure(clip, undirected if i else scene) for i, clip in enumerate(windows)]
+    curves = {name: np.array([row[f"oracle-{name}"] for row in rows]) for name in ORACLE_CURVES}
+    lost = np.array([row["oracle-tracking-error"] >= oracle.LOST for row in rows])
+    for name, worst in LOST.items():
+        if name == "shape" or np.isfinite(curves[name]).any():
+            curves[name] = np.where(lost & np.isnan(curves[name]), worst, curves[name])
+    return curves
+
+
+def _slope(name: str, values: Array) -> Estimate | None:
+    # As in `evals.drift`: the first window equals itself.
+    used = values[1:] if name.startswith("first-") else values
+    if len(used) < FEWEST or not np.isfinite(used).all():
+        return None
+    scale = 60.0 / SECONDS_PER_WINDOW
+    value, low, high, n = trend(used)
+    return Estimate(value * scale, low * scale, high * scale, n)
+
+
+def _seams(frames: NDArray[np.uint8], starts: Sequence[int], plain: Drift) -> dict[str, Estimate]:
+    """Seams of the windows that the video was made in: where those are the scored ones, they are measured already."""
+    found = plain
+    if len(starts) > 1:
+        window = starts[1]
+        stride = starts[2] - window if len(starts) > 2 else min(window, len(frames) - window)
+        if (window, stride) != (CLIP_FRAMES, STRIDE):
+            found = drift(frames, window=window, stride=stride, fps=FPS)
+    return {name: found.seams[name].difference for name in SEAMS if name in found.seams}

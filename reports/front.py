@@ -1,0 +1,68 @@
+"""The front of quality, time and memory: settings as dots that grow with memory, joined where no other beats them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from reports import svg, text
+from reports.metrics import Metric
+from reports.settings import Setting
+
+SIZE, BOX = (9.6, 3.6), (0.07, 0.14, 0.9, 0.76)
+AREA = (20.0, 160.0)
+"""Of a dot, in square points, from the smallest memory to the largest."""
+
+
+def draw(metric: Metric, found: Sequence[Setting], best: Sequence[Setting], name: str) -> str:
+    """Quality over seconds a clip; `best` are named and joined."""
+    sizes = [one.memory for one in found if one.memory is not None]
+    least, most = min(sizes, default=0), max(sizes, default=1)
+
+    def area(one: Setting) -> float:
+        share = ((one.memory or least) - least) / ((most - least) or 1)
+        return AREA[0] + share * (AREA[1] - AREA[0])
+
+    with svg.style():
+        figure = Figure(figsize=SIZE)
+        axes = figure.add_axes(BOX)
+        hovers = {}
+        axes.plot(
+            [one.seconds for one in best], [one.point.value for one in best], color=svg.SERIES[0], linewidth=1.2,
+            alpha=0.6,
+        )  # fmt: skip
+        for one in found:
+            colour = svg.SERIES[0] if one in best else svg.MUTED
+            dot = axes.scatter(
+                [one.seconds], [one.point.value], s=area(one), color=colour, edgecolors=svg.SURFACE, zorder=3
+            )
+            gid = f"front-{one.row.key}"
+            dot.set_gid(gid)
+            dot.set_urls([f"#{one.row.key}"])
+            hovers[gid] = hover(metric, one)
+            if one in best:
+                axes.annotate(
+                    one.row.label, (one.seconds, one.point.value), xytext=(6, 5), textcoords="offset points",
+                    fontsize=7.5, color=svg.INK,
+                )  # fmt: skip
+        if found and found[-1].seconds > 3 * found[0].seconds:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.xaxis.set_minor_formatter(lambda *_: "")
+        axes.set_title(f"{metric.title}, {metric.direction}; dots grow with peak memory", color=svg.INK)
+        axes.set_xlabel("seconds a clip, text to file, warm")
+        axes.grid(axis="y")
+        alt = f"{metric.title} over seconds a clip. No setting beats: " + "; ".join(
+            hover(metric, one).replace("\n", ", ") for one in best
+        )
+        return svg.render(figure, name, alt, hovers)
+
+
+def hover(metric: Metric, one: Setting) -> str:
+    """What a dot stands for."""
+    memory = text.size(one.memory) if one.memory else "memory not measurable"
+    return (
+        f"{one.row.label}\n{metric.title} {one.point.shown} [{one.point.bounds or 'no interval'}]\n"
+        f"{text.seconds(one.seconds)} a clip, {memory}"
+    )

@@ -1,0 +1,153 @@
+"""A finished cell as a setting that one may choose: what it costs, how good it is, and how to ask for it again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.records import MASKED, NOT_MEASURABLE, Memory
+from reports.metrics import Metric, Point
+from reports.rows import STEPS, Row
+
+CLI = {
+    STEPS: "--steps",
+    "guidance_scale": "--guidance",
+    "shift": "--shift",
+    "seconds": "--seconds",
+    "window": "--window",
+    "overlap": "--overlap",
+    "chaining": "--chaining",
+    "history_noise": "--history-noise",
+    "cross_fade": "--cross-fade",
+}
+"""Knobs of our pipeline and their options of `python -m magic141 generate`; those of long video need `seconds`."""
+ONE_PASS = "one"
+"""The value of `windows` of the control that is no setting to offer: its memory grows with length."""
+LONG = (
+    "seconds",
+    "window",
+    "overlap",
+    "chaining",
+    "anchor",
+    "history_noise",
+    "match_statistics",
+    "cross_fade",
+)
+DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
+PROMPT = "a small red ring"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """`seconds` a clip: of a batch, its share. `memory` in bytes, None where it cannot be measured."""
+
+    point: Point
+    seconds: float
+    memory: int | None
+
+    @property
+    def row(self) -> Row:
+        return self.point.row
+
+    def dominates(self, other: Setting) -> bool:
+        """No worse in time, memory and quality, and better in one of them. Unknown memory is worse than any."""
+        mine, its = self._costs(), other._costs()
+        return all(a <= b for a, b in zip(mine, its, strict=True)) and mine != its
+
+    def _costs(self) -> tuple[float, float, float]:
+        return self.seconds, float("inf") if self.memory is None else self.memory, self.point.cost
+
+
+def settings(metric: Metric) -> list[Setting]:
+    """Every system that carries the metric, fastest first. Masked ones are left out: their zeros are stored and
+    multiplied like other numbers, so a shorter time of theirs is chance.
+    """
+    found = [
+        Setting(point, clip_seconds(point.row), peak(point.row.record.memory))
+        for point in metric.systems
+        if point.row.record and point.row.record.memory and MASKED not in point.row.record.flags
+    ]
+    return sorted(found, key=lambda setting: setting.seconds)
+
+
+def front(found: Sequence[Setting]) -> list[Setting]:
+    """Those that no other dominates, fastest first."""
+    return [one for one in found if not any(other.dominates(one) for other in found)]
+
+
+def clip_seconds(row: Row) -> float:
+    """Seconds of wall time for one clip, warm."""
+    batch = row.knobs.get("batch_size")
+    size = batch if isinstance(batch, int) and batch > 0 else 1
+    return row.latency.median / size if row.latency else float("inf")
+
+
+def peak(memory: Memory) -> int | None:
+    """Peak bytes: on a GPU allocated there, else of live tensors, else resident."""
+    for value in (memory.cuda_allocated, memory.tensors, memory.resident):
+        if value != NOT_MEASURABLE:
+            return int(value)
+    return None
+
+
+def command(row: Row) -> str:
+    """The command line that makes a clip at this setting; of another system, the one that measures it again."""
+    knobs = row.knobs
+    needs_python = knobs.get("task") == "image to video" or knobs.get("image_guidance_scale") is not None
+    if "model" not in knobs or needs_python or knobs.get("windows") == ONE_PASS:
+        return row.record.command if row.record else ""
+    model, lines = str(knobs["model"]), []
+    if (sparsity := str(knobs.get("sparsity", "none"))) != "none":
+        target = "./" + f"{model.rsplit('/', 1)[-1]}-{sparsity}".replace("+", "-")
+        lines.append(
+            shlex.join(
+                [
+                    "python",
+                    "-m",
+                    "magic141",
+                    "sparsify",
+                    "--model",
+                    model,
+                    "--sparsity",
+                    sparsity,
+                    "-o",
+                    target,
+                ]
+            )
+        )
+        model = target
+    words = ["python", "-m", "magic141", "generate", PROMPT, "-o", "clip.mp4", "--model", model]
+    long = knobs.get("seconds") is not None
+    for name, value in knobs.items():
+        if name in CLI and value is not None and (long or name not in LONG):
+            words += [CLI[name], f"{value:g}" if isinstance(value, float) else str(value)]
+    if long:
+        words += ["--anchor" if knobs.get("anchor") else "--no-anchor"]
+        words += ["--match-statistics"] if knobs.get("match_statistics") else []
+    if knobs.get("precision") in DTYPES:
+        words += ["--precision", DTYPES[str(knobs["precision"])]]
+    return "\n".join([*lines, shlex.join(words)])
+
+
+def python(row: Row) -> str:
+    """The same in Python; empty for systems that are not ours."""
+    knobs = row.knobs
+    if "model" not in knobs or knobs.get("windows") == ONE_PASS:
+        return ""
+    dtype = DTYPES.get(str(knobs.get("precision")), "float32")
+    lines = [
+        "import torch",
+        "from magic141 import Magic141Pipeline",
+        f"pipe = Magic141Pipeline.from_pretrained({knobs['model']!r}, dtype=torch.{dtype})",
+    ]
+    if (sparsity := knobs.get("sparsity", "none")) != "none":
+        lines += ["from magic141.sparsify import apply, parse", f"apply(pipe, *parse({sparsity!r}))"]
+    long = knobs.get("seconds") is not None
+    names = (*LONG,) if long else ("num_frames",)
+    wanted = [STEPS, "guidance_scale", "image_guidance_scale", "shift", *names]
+    arguments = [f"{name}={knobs[name]!r}" for name in wanted if knobs.get(name) is not None]
+    image = "image=picture, " if knobs.get("task") == "image to video" else ""
+    call = "pipe.stream" if long else "pipe"
+    lines.append(f"{'parts' if long else 'result'} = {call}({PROMPT!r}, {image}{', '.join(arguments)})")
+    return "\n".join(lines)

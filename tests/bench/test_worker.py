@@ -1,0 +1,69 @@
+"""What a cell's record says of a system beyond its times: bytes, flags, the pace of windows, its own prompts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import worker
+from bench.baselines.fake import Fake
+from bench.records import MASKED, WINDOW, Record
+from bench.suite import Suite, parse
+from bench.systems import Facts, Output, Request, Stages
+
+PLAIN: dict[str, Any] = {
+    "name": "s",
+    "systems": {"fake": {"adapter": "bench.baselines.fake:Fake"}},
+    "prompts": {"texts": ["a", "b", "c"]},
+    "scorer": "bench.baselines.fake:SCORER",
+    "metrics": ["noise"],
+    "warmup": 0,
+    "repeats": 2,
+}
+
+
+class Quiet:
+    def stage(self, name: str) -> None: ...
+
+    def progress(self, share: float) -> None: ...
+
+
+def answer(suite: Suite, work: Path) -> Record:
+    (cell,) = suite.cells()
+    job = worker.Job(cell, suite.asked_of(cell.system), "f", 1, "command", work)
+    worker.run_cell(job, Quiet())  # type: ignore[arg-type]
+    return Record.model_validate_json((work / worker.RECORD).read_bytes())
+
+
+def test_a_plain_system_says_nothing_of_itself(tmp_path: Path) -> None:
+    record = answer(parse(PLAIN, "s"), tmp_path)
+    assert (record.outcome, record.parameter_bytes, record.flags, record.windows) == ("ok", None, (), None)
+
+
+def test_bytes_flags_and_windows_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Fake.generate
+
+    def in_windows(self: Fake, requests: Sequence[Request], stages: Stages) -> Output:
+        for _ in range(3):
+            with stages(WINDOW):
+                output = made(self, requests, stages)
+        return Output(output.frames, None, (0, 2, 4))
+
+    monkeypatch.setattr(Fake, "generate", in_windows)
+    monkeypatch.setattr(Fake, "facts", lambda self: Facts(123, (MASKED,)), raising=False)
+    record = answer(parse(PLAIN, "s"), tmp_path)
+    assert record.outcome == "ok", record.message
+    assert (record.parameter_bytes, record.flags) == (123, (MASKED,))
+    assert record.windows is not None
+    assert record.windows.later is not None
+    assert (record.windows.first_frame.n, record.windows.later.n) == (2, 4)
+
+
+def test_a_system_is_asked_its_own_prompts(tmp_path: Path) -> None:
+    own = PLAIN["systems"]["fake"] | {"prompts": {"texts": ["d"]}, "metrics": ["brightness"], "repeats": 1}
+    record = answer(parse(PLAIN | {"systems": {"fake": own}}, "s"), tmp_path)
+    assert record.prompts is not None
+    assert (record.prompts.count, list(record.scores)) == (1, ["brightness"])
+    assert record.stages["end to end"].n == 1
+    assert [clip.prompt for clip in record.clips] == ["d", "d"]  # the first, and the worst

@@ -1,0 +1,118 @@
+"""A sparsified folder is found by name, says what it is, and is written whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from magic141 import weights
+from magic141.__main__ import app
+from magic141.conditioning import make_text_image_model, make_tokenizer
+from magic141.pipeline import Magic141Pipeline
+from magic141.presets import LAB
+from magic141.scheduler import FlowMatchScheduler
+from magic141.sparsify import quantise
+from magic141.transformer import Magic141Transformer3DModel
+
+HAS_TORCHAO = quantise.find_spec("torchao") is not None
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of weights with a tiny `dense`. Tests add to it."""
+    from magic141.autoencoder import AutoencoderMagic141
+
+    folder = tmp_path_factory.mktemp("weights")
+    Magic141Pipeline(
+        transformer=Magic141Transformer3DModel(
+            in_channels=33,
+            out_channels=16,
+            num_attention_heads=4,
+            attention_head_dim=16,
+            num_layers=1,
+            num_single_layers=1,
+            num_refiner_layers=1,
+            mlp_ratio=2.0,
+            activation_fn="gelu",
+            text_embed_dim=LAB.transformer.text_embed_dim,
+            pooled_projection_dim=LAB.transformer.pooled_projection_dim,
+            rope_axes_dim=(4, 6, 6),
+            shared_modulation=True,
+        ),
+        vae=AutoencoderMagic141(width=16, fine_width=8, encoder_blocks=1, decoder_blocks=1, fine_blocks=1),
+        text_encoder=make_text_image_model(),
+        tokenizer=make_tokenizer(),
+        scheduler=FlowMatchScheduler(),
+    ).save_pretrained(folder / "dense")
+    return folder
+
+
+def sparsify(own: Path, *args: object) -> Result:
+    runner = CliRunner(env={"MAGIC141_WEIGHTS": str(own)})
+    return runner.invoke(app, ["sparsify", *map(str, args)])
+
+
+def test_a_pruned_model_is_a_checkpoint_by_name(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = sparsify(own, "--model", "dense", "--sparsity", "structured-0.5", "-o", own / "dense-p50")
+    assert result.exit_code == 0, result.output
+    monkeypatch.setenv("MAGIC141_WEIGHTS", str(own))
+    assert {"dense", "dense-p50", "lab"} <= set(weights.presets())
+    pipe = Magic141Pipeline.from_pretrained("dense-p50")
+    assert pipe.transformer.config.pruned_ratio == 0.5
+    card = (own / "dense-p50" / "README.md").read_text("utf-8")
+    sums = weights.verify(own / "dense-p50")
+    assert sums["transformer/diffusion_pytorch_model.safetensors"] in card
+    assert weights.fingerprint(own / "dense") in card
+    assert str(own) not in card
+    assert [path for path in own.iterdir() if path.name.startswith(".")] == []
+
+    again = sparsify(own, "--model", "dense-p50", "--sparsity", "structured-0.5", "-o", own / "twice")
+    assert again.exit_code == 2
+    assert "the model is pruned already" in again.stderr
+    assert not (own / "twice").exists()
+
+
+@pytest.mark.skipif(not HAS_TORCHAO, reason="torchao is not installed")
+def test_pruned_and_quantised_in_one(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "structured-0.5+int8"
+    assert sparsify(own, "--model", "dense", "--sparsity", text, "-o", own / "both").exit_code == 0
+    monkeypatch.setenv("MAGIC141_WEIGHTS", str(own))
+    assert Magic141Pipeline.from_pretrained("both").transformer.is_quantized
+
+
+@pytest.mark.skipif(HAS_TORCHAO, reason="torchao is installed")
+def test_without_torchao_nothing_is_written(own: Path) -> None:
+    result = sparsify(own, "--model", "dense", "--sparsity", "int8", "-o", own / "eight")
+    assert result.exit_code == 2
+    assert "pip install 'magic141[quantise]'" in result.stderr
+    assert not (own / "eight").exists()
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "output", "message"),
+    [
+        ("structured-1", "x", "ratio=1.0 must lie in [0, 1)"),
+        ("structured--0.1", "x", "sparsity 'structured--0.1' is unknown"),
+        ("none", "x", "sparsity 'none' changes nothing"),
+        ("2:4", "x", "save 'n:m-0.5', the same zeros"),
+        ("structured-0.5", "dense", "exists: remove it, or name another"),
+        ("structured-0.5", "nowhere/x", "does not exist: create it first"),
+    ],
+)
+def test_bad_requests_are_refused_before_loading(
+    own: Path, monkeypatch: pytest.MonkeyPatch, sparsity: str, output: str, message: str
+) -> None:
+    monkeypatch.setattr(Magic141Pipeline, "from_pretrained", None)
+    result = sparsify(own, "--model", "dense", "--sparsity", sparsity, "-o", own / output)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_checkpoint_without_its_config_is_refused_at_the_door(own: Path, tmp_path: Path) -> None:
+    assert sparsify(own, "--model", "dense", "--sparsity", "blocks-0.5", "-o", own / "bare").exit_code == 0
+    (own / "bare" / "transformer" / "config.json").unlink()
+    (own / "bare" / "SHA256SUMS").unlink()
+    command = ["generate", "a small red ring", "-o", str(tmp_path / "clip.mp4"), "--model", "bare"]
+    result = CliRunner(env={"MAGIC141_WEIGHTS": str(own)}).invoke(app, command)
+    assert result.exit_code == 2
+    assert "has no config.json: weights alone do not say what was pruned" in result.stderr

@@ -1,0 +1,129 @@
+"""Settings, their front, and the panel that chooses among them."""
+
+import pytest
+
+from bench.records import MASKED, Memory
+from reports.budget import budget
+from reports.build import build
+from reports.load import load
+from reports.metrics import metrics
+from reports.rows import rows
+from reports.settings import clip_seconds, command, front, python, settings
+
+OURS = {"model": "lab", "guidance_scale": 2.0, "shift": 1.0, "precision": "fp32", "task": "text to video"}
+
+
+def memory(size):
+    none = "not measurable"
+    return Memory(tensors=size, resident=5, cuda_allocated=none, cuda_reserved=none, nvml_process=none)
+
+
+def cell(make, name, steps, distance, size, **fields):
+    knobs = OURS | {"sparsity": "none", "system": name} | fields.pop("knobs", {})
+    scores = {"fvd-world": make.score(distance, 0.01)}
+    made = make.record(name, steps, knobs=knobs, scores=scores, memory=memory(size), **fields)
+    return made
+
+
+@pytest.fixture
+def found(make, tmp_path):
+    """Time grows with steps. `slow` is beaten by `dense`; `masked` would be the fastest and the smallest."""
+    cells = [
+        cell(make, "dense", 56, 1.00, 100),
+        cell(make, "slow", 60, 1.01, 110, knobs={"sparsity": "blocks-0.25"}),
+        cell(make, "four", 4, 1.04, 100),
+        cell(make, "small", 8, 1.09, 40, knobs={"sparsity": "structured-0.5"}),
+        cell(make, "bad", 2, 3.00, 100),
+        cell(make, "masked", 1, 0.99, 30, knobs={"sparsity": "unstructured-0.5"}, flags=(MASKED,)),
+    ]
+    folder = make.run(tmp_path / "run", cells)
+    return folder, settings(metrics(rows(load([folder])))[0])
+
+
+def test_the_front_is_what_nothing_beats_and_zeros_are_no_saving(found):
+    assert [one.row.system for one in found[1]] == ["bad", "four", "small", "dense", "slow"]
+    assert [one.row.system for one in front(found[1])] == ["bad", "four", "small", "dense"]
+
+
+def test_equal_settings_do_not_beat_each_other(make, tmp_path):
+    cells = [cell(make, name, 4, 1.0, 100) for name in ("a", "b")]
+    found = settings(metrics(rows(load([make.run(tmp_path / "run", cells)])))[0])
+    assert len(front(found)) == 2
+
+
+def test_the_fastest_and_the_smallest_within_a_share_of_the_dense_one_of_most_steps(found):
+    panel = budget(found[1])
+    assert panel.baseline.row.system == "dense"  # not `slow`, which has more steps and is pruned
+    chosen = {c.share: (c.fastest.row.system, c.smallest.row.system) for c in panel.choices}
+    assert chosen == {0.02: ("dense", "dense"), 0.05: ("four", "four"), 0.10: ("four", "small")}
+
+
+def test_higher_scores_and_targets_have_shares_too(make, tmp_path):
+    for better, values in (("higher", (0.9, 0.86, 0.80)), ("target", (1.5, 1.51, 1.6))):
+        cells = [
+            make.record(str(i), 56 >> i, scores={"q": make.score(value, better=better)})
+            for i, value in enumerate(values)
+        ]
+        panel = budget(settings(metrics(rows(load([make.run(tmp_path / better, cells)])))[0]))
+        assert [choice.fastest.row.system for choice in panel.choices] == (
+            ["0", "1", "1"] if better == "higher" else ["1", "1", "1"]
+        )
+
+
+def test_without_a_dense_setting_there_is_no_panel(make, tmp_path):
+    cells = [cell(make, "pruned", 4, 1.0, 100, knobs={"sparsity": "structured-0.5"})]
+    folder = make.run(tmp_path / "run", cells)
+    assert budget(settings(metrics(rows(load([folder])))[0])) is None
+    assert 'id="budget"' not in build([folder], tmp_path / "r.html").read_text("utf-8")
+
+
+def test_a_batch_costs_its_share(make, tmp_path):
+    one, four = rows(
+        load([make.run(tmp_path / "r", [make.record(knobs={"batch_size": size}) for size in (1, 4)])])
+    )
+    assert clip_seconds(four) == pytest.approx(clip_seconds(one) / 4)
+
+
+def test_settings_say_how_to_ask_for_them(found):
+    rows_ = {one.row.system: one.row for one in found[1]}
+    assert command(rows_["four"]) == (
+        "python -m magic141 generate 'a small red ring' -o clip.mp4 --model lab --steps 4 --guidance 2 --shift 1 "
+        "--precision float32"
+    )
+    first, second = command(rows_["small"]).splitlines()
+    assert first.endswith("sparsify --model lab --sparsity structured-0.5 -o ./lab-structured-0.5")
+    assert "--model ./lab-structured-0.5 " in second
+    code = python(rows_["small"])
+    compile(code, "setting", "exec")
+    assert "apply(pipe, *parse('structured-0.5'))" in code
+    assert "num_inference_steps=8, guidance_scale=2.0, shift=1.0" in code
+
+
+def test_long_video_and_strangers_have_their_own_commands(make, tmp_path):
+    long = {"seconds": 60.0, "window": 33, "overlap": 2, "anchor": True, "match_statistics": True}
+    cells = [
+        make.record("long", 4, knobs=OURS | long | {"history_noise": 0.1}),
+        make.record("one pass", 4, knobs=OURS | long | {"windows": "one"}),
+        make.record("stranger", 4),
+    ]
+    ours, whole, stranger = rows(load([make.run(tmp_path / "run", cells)]))
+    assert command(ours).endswith(
+        "--seconds 60 --window 33 --overlap 2 --history-noise 0.1 --anchor --match-statistics --precision float32"
+    )
+    assert "pipe.stream(" in python(ours)
+    for row in (whole, stranger):
+        assert command(row) == row.record.command
+        assert python(row) == ""
+
+
+def test_the_panel_is_a_table_and_its_script_has_all_it_needs(found, tmp_path):
+    html = build([found[0]], tmp_path / "r.html").read_text("utf-8")
+    panel = html[html.index('id="budget"') : html.index("</section>", html.index('id="budget"'))]
+    assert panel.count("<tr data-name=") == 5
+    assert "masked" not in panel
+    assert 'class="limits" role="group" aria-label="Your limits" hidden' in panel  # shown by the script
+    assert "2&nbsp;%" in panel
+    assert 'data-memory="40"' in panel
+    for name in ("limit-seconds", "limit-memory", "limit-quality", "budget-answer"):
+        assert f'id="{name}"' in panel
+    assert "No setting beats these" in html
