@@ -163,6 +163,7 @@ class Record(Frozen):
     real_time_factor: Timing | None = Field(None, description="wall / video seconds, end to end, warm")
     empty_region_seconds: float | None = Field(None, description="what timing itself costs a stage")
     memory: Memory | None = None
+    counters: dict[str, int | float] = Field(default_factory=dict, description="of one call of a gate's cell")
     energy_joules: float | None = Field(None, gt=0, description="per batch of clips")
     scores: dict[str, Score] = Field(default_factory=dict)
     samples: Sidecar | None = None
@@ -283,6 +284,13 @@ class Store:
 
     def __init__(self, run: Path) -> None:
         self.path = run / "records.jsonl"
+
+    @classmethod
+    def at(cls, path: Path) -> Self:
+        """A store in a file of any name, outside a run: baselines of gates."""
+        store = cls(path.parent)
+        store.path = path
+        return store
 
     def records(self) -> list[Record]:
         """All complete lines. A torn last line (no newline: the writer was killed) is not there yet.
