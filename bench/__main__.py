@@ -123,6 +123,26 @@ def diff(first: RunName, second: RunName, out: Out = RESULTS) -> None:
         console.print(tables.differences(found))
 
 
+@app.command("gate-power")
+def gate_power(
+    gates: Annotated[
+        int, typer.Option("--gates", metavar="N", min=1, help="Simulated gates behind each number.")
+    ] = 2000,
+    seed: Annotated[int, typer.Option("--seed", metavar="S", min=0, help="Of all random numbers.")] = 0,
+    methods: Annotated[
+        bool, typer.Option("--methods", help="Compare ways to bound a ratio instead of whole rules.")
+    ] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers there too.")
+    ] = None,
+) -> None:
+    """Simulate gates on machines that drift: false alarms and power of our policy and of three others."""
+    with typed_errors():
+        from bench import gate_power_command
+
+        gate_power_command.run(gates, seed, methods, json_file, console)
+
+
 @app.command()
 def gate(
     base: Annotated[

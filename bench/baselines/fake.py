@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import signal
 import time
@@ -12,6 +13,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from bench.baselines import fake_clock
 from bench.errors import SuiteError, UnsupportedError, nearest
 from bench.records import ExamRow, Score
 from bench.scorers import Scores
@@ -23,12 +25,16 @@ Script = Literal[
     "ok", "oom", "timeout", "unsupported", "weights-missing", "invalid", "crashed", "killed", "exit"
 ]
 METRICS = ("brightness", "noise")
+CLOCK_STEPS = 512
+"""Steps after which a scripted clock begins again."""
 
 
 @dataclass
 class Fake:
     """Sleeps `latency` seconds a step, holds `memory` bytes, and ends as `outcome` says when it reaches `stage`.
 
+    `clock` names one of `fake_clock.CLOCKS`, which stretches the steps of process number `process` on the machine of
+    `clock_seed`; `slowdown` stretches all of them by a share, and each generation holds on to `growth` bytes more.
     Frames are a pure function of prompt, seed and `num_inference_steps`: noise of amplitude 1 / steps on grey.
     """
 
@@ -38,17 +44,28 @@ class Fake:
     memory: int = 4_000_000
     outcome: Script = "ok"
     stage: str = "load"
+    clock: str = "steady"
+    clock_seed: int = 0
+    process: int = 0
+    slowdown: float = 0.0
+    growth: int = 0
 
     imports: ClassVar[tuple[str, ...]] = ()
     fps: ClassVar[int] = 16
+
+    def __post_init__(self) -> None:
+        fake_clock.find(self.clock)
 
     def weights(self) -> str | None:
         return None
 
     def seconds_per_clip(self) -> float:
-        return self.latency * self.num_inference_steps
+        return self.latency * self.num_inference_steps * (1 + self.slowdown)
 
     def load(self) -> None:
+        factors = fake_clock.factors(self.clock, self.clock_seed, self.process, CLOCK_STEPS)
+        self._seconds = itertools.cycle(self.latency * (1 + self.slowdown) * factors)
+        self._leaked: list[np.ndarray] = []
         self._held = np.ones(self.memory, np.uint8)
         self._script("load")
 
@@ -56,10 +73,11 @@ class Fake:
         with stages(TEXT_ENCODE):
             self._script(TEXT_ENCODE)
         scratch = np.ones(self.memory, np.uint8)
+        self._leaked.append(np.ones(self.growth, np.uint8))
         for _ in range(self.num_inference_steps):
             with stages(DENOISE):
                 self._script(DENOISE)
-                time.sleep(self.latency)
+                time.sleep(next(self._seconds))
         with stages(VAE_DECODE):
             self._script(VAE_DECODE)
             frames = np.stack([self._frames(request) for request in requests])

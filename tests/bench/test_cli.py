@@ -37,6 +37,7 @@ def test_the_command_line_is_frozen() -> None:
         "ls": ["--out"],
         "show": ["name", "--out", "--cell"],
         "diff": ["first", "second", "--out"],
+        "gate-power": ["--gates", "--seed", "--methods", "--json"],
         "schema": [],
     }
 
