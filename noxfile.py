@@ -3,6 +3,7 @@
     python -m nox -s bench             the step sweep, its scores and the report
     python -m nox -s tests             the test suite
     python -m nox -s lint              style, types, import contracts
+    python -m nox -s gate              the working tree against HEAD: slower, larger, worse?
     python -m nox -s train -- vae      one training stage
     python -m nox -s dev               only makes the `.venv`, with the project editable and all tools
 
@@ -54,6 +55,14 @@ def lint(session: nox.Session) -> None:
     run_python(session, "-m", "mypy")
     # import-linter has no `python -m`; its script is not on the path of an environment that is not activated.
     run_python(session, "-c", "from importlinter.cli import lint_imports_command as run; run()")
+
+
+@nox.session
+def gate(session: nox.Session) -> None:
+    """Compare two trees (`-- --base REF --head REF`); by default the working tree with HEAD."""
+    refs = [] if "--base" in session.posargs else ["--base", "HEAD"]
+    # 1 FAIL, 3 INVALID and 4 INCONCLUSIVE all end the session as failed: none is a pass.
+    run_python(session, "-m", "bench", "gate", *refs, *session.posargs)
 
 
 @nox.session

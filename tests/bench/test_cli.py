@@ -37,6 +37,18 @@ def test_the_command_line_is_frozen() -> None:
         "ls": ["--out"],
         "show": ["name", "--out", "--cell"],
         "diff": ["first", "second", "--out"],
+        "gate": [
+            "--base",
+            "--head",
+            "--gates",
+            "--json",
+            "--markdown",
+            "--junit",
+            "--base-records",
+            "--record",
+            "--resume",
+            "--out",
+        ],
         "gate-power": ["--gates", "--seed", "--methods", "--json"],
         "schema": [],
     }
@@ -51,6 +63,7 @@ def test_the_command_line_is_frozen() -> None:
         ["ls"],
         ["run", "bench/suites/lab.yaml", "--dry-run"],
         ["run", "no"],
+        ["gate", "--base", "no"],
     ],
     ids=" ".join,
 )
