@@ -38,15 +38,14 @@ class Fault(StrEnum):
 
 
 CHECKS = {Fault.AA: LATENCY, Fault.SLOWER: LATENCY, Fault.LARGER: "peak_tensor_bytes"}
+HALF_A_BLOCK = """\
+        half = x.shape[1] // 2
+        self._run(block, x[:, :half], block_vec, rope[:half], None)"""
 ANCHOR = "        scale, shift = self.norm_out(vec)"
 START = "        self._check_inputs(\n            hidden_states,"
 EDITS = {
     # The last block runs once more on half of the tokens, and its result is thrown away.
-    Fault.SLOWER: (
-        ANCHOR,
-        f"        half = x.shape[1] // 2\n"
-        f"        self._run(block, x[:, :half], block_vec, rope[:half], None)\n{ANCHOR}",
-    ),
+    Fault.SLOWER: (ANCHOR, f"{HALF_A_BLOCK}\n{ANCHOR}"),
     Fault.LARGER: (
         START,
         f"        ballast = torch.empty({PEAK_BYTES // 20 + 1}, dtype=torch.uint8)  # noqa\n{START}",
@@ -55,10 +54,7 @@ EDITS = {
 
 
 def make_repository(path: Path, fault: Fault) -> None:
-    """A repository with this tree's `magic141` as the tag `base`, and with the fault in it as the tag `head`.
-
-    Raises RunError where the transformer has changed so that the fault no longer fits in.
-    """
+    """A repository with this tree's `magic141` as the tag `base`, and with the fault in it as the tag `head`."""
     shutil.copytree(
         hardware.ROOT / "magic141", path / "magic141", ignore=shutil.ignore_patterns("__pycache__")
     )
@@ -66,15 +62,17 @@ def make_repository(path: Path, fault: Fault) -> None:
         shutil.copyfile(hardware.ROOT / name, path / name)
     _commit(path, "base", "init", "-q")
     if fault in EDITS:
-        before, after = EDITS[fault]
         source = path / "magic141" / "transformer.py"
-        text = source.read_text(encoding="utf-8")
-        if text.count(before) != 1:
-            raise RunError(
-                f"{before.strip()!r} stands {text.count(before)} times in transformer.py: adapt EDITS"
-            )
-        source.write_text(text.replace(before, after), encoding="utf-8")
+        source.write_text(inject(source.read_text(encoding="utf-8"), fault), encoding="utf-8")
         _commit(path, "head")
+
+
+def inject(text: str, fault: Fault) -> str:
+    """The text of transformer.py with the fault. Raises RunError where the fault no longer fits in."""
+    before, after = EDITS[fault]
+    if text.count(before) != 1:
+        raise RunError(f"{before.strip()!r} stands {text.count(before)} times in transformer.py: adapt EDITS")
+    return text.replace(before, after)
 
 
 def _commit(path: Path, tag: str, *first: str) -> None:

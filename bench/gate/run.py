@@ -278,7 +278,9 @@ class Gate:
 
     def _server(self, tree: Tree) -> Server:
         """One for each interpreter, with the declared imports of all workloads."""
-        python = self._pythons.setdefault(tree.path, environments.interpreter(tree, self._say))
+        if tree.path not in self._pythons:
+            self._pythons[tree.path] = environments.interpreter(tree, self._say)
+        python = self._pythons[tree.path]
         if python not in self._servers:
             self._say("importing libraries, once")
             server = Server(python, self._work, f"server-{len(self._servers)}")

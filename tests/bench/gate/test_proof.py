@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import hardware
 from bench.errors import RunError
 from bench.gate import config, proof
 from bench.gate.proof import Fault
@@ -39,10 +40,9 @@ def test_five_per_cent_of_peak_bytes_more_fail(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", [Fault.SLOWER, Fault.LARGER])
-def test_the_faults_fit_into_the_transformer(
-    tmp_path: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    proof.make_repository(tmp_path / "ok", fault)
+def test_the_faults_fit_into_the_transformer(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (hardware.ROOT / "magic141" / "transformer.py").read_text(encoding="utf-8")
+    compile(proof.inject(text, fault), "transformer.py", "exec")
     monkeypatch.setitem(proof.EDITS, fault, ("not there", ""))
     with pytest.raises(RunError, match="stands 0 times"):
-        proof.make_repository(tmp_path / "changed", fault)
+        proof.inject(text, fault)
