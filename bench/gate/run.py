@@ -123,11 +123,13 @@ class Gate:
         }
 
     def measure(self) -> None:
-        """Adds to the journal what it lacks."""
+        """Adds to the journal what it lacks. Stops at counters that are INVALID: nothing later could be a pass."""
         for cell in self._gates.cells:
             if self.journal.counted(cell) is None:
                 self._say(f"{cell}: counters")
                 self.journal.add(Entry(counted=self._count(cell)))
+        if verdicts.overall(self._counter_findings()) == "INVALID":
+            return
         if self._gates.quality and self.journal.scored() is None:
             self._say("quality: the same prompts for both")
             self.journal.add(Entry(scored=self._score()))
@@ -152,20 +154,23 @@ class Gate:
         return decide(restarts, self._gates.policy, cells=len(self._gates.cells))
 
     def findings(self) -> list[Finding]:
-        found = []
-        for cell in self._gates.cells:
-            restarts = self.journal.restarts(cell)
-            base = float(np.median([seconds for one in restarts for seconds in one.base]))
-            head = float(np.median([seconds for one in restarts for seconds in one.head]))
-            stored = self._question.baseline is not None
-            found.append(verdicts.latency(cell, self.decision(cell), base, head, stored))
-            counted = self.journal.counted(cell)
-            assert counted is not None
-            found += verdicts.counters(counted, self._gates)
+        found = [self._latency(cell) for cell in self._gates.cells if self.journal.restarts(cell)]
+        found += self._counter_findings()
         scored = self.journal.scored()
         if self._gates.quality and scored:
             found += verdicts.quality(scored, self._gates.quality.margins)
         return found
+
+    def _latency(self, cell: str) -> Finding:
+        restarts = self.journal.restarts(cell)
+        base = float(np.median([seconds for one in restarts for seconds in one.base]))
+        head = float(np.median([seconds for one in restarts for seconds in one.head]))
+        stored = self._question.baseline is not None
+        return verdicts.latency(cell, self.decision(cell), base, head, stored)
+
+    def _counter_findings(self) -> list[Finding]:
+        counted = [self.journal.counted(cell) for cell in self._gates.cells]
+        return [finding for one in counted if one for finding in verdicts.counters(one, self._gates)]
 
     def _count(self, cell: str) -> Counted:
         """Both trees at once: counters do not mind company. The servers learn what to import from these workers."""

@@ -1,3 +1,4 @@
+import datetime
 import math
 from typing import Any
 
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.gate import verdicts
+from bench.gate.config import Waiver
 from bench.gate.journal import Scored
 from bench.gate.verdicts import Finding
 from bench.gate_policy import Decision
@@ -80,3 +82,14 @@ def test_the_gravest_verdict_is_the_gates() -> None:
     assert of("INCONCLUSIVE", "INVALID") == "INVALID"
     assert of("INVALID", "FAIL", "PASS") == "FAIL"
     assert of() == "INVALID"
+
+
+def test_a_waiver_forgives_a_failure_and_nothing_else() -> None:
+    waiver = Waiver(
+        cell="c", check="flops", reason="a wider block is worth it", expires=datetime.date(9999, 1, 1)
+    )
+    for before, after in (("FAIL", "WAIVED"), ("INVALID", "INVALID"), ("PASS", "PASS")):
+        (found,) = verdicts.waive([Finding("c", "flops", before)], [waiver])
+        assert found.verdict == after
+    (other,) = verdicts.waive([Finding("c", "aten_calls", "FAIL")], [waiver])
+    assert other.verdict == "FAIL"
