@@ -28,7 +28,7 @@ from bench.gate.verdicts import Finding
 from bench.gate.worker import requests
 from bench.gate_policy import Decision, Restart, decide
 
-WARM_UP = 2
+WARM_UP = 1
 QUALITY_BATCH = 8
 BASE, HEAD = "base", "head"
 
