@@ -92,7 +92,11 @@ def test_command_line_is_frozen(door: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "modules", ["magic141, magic141.weights, magic141.presets", "bench.suite, bench.records, reports.build"]
+    "modules",
+    [
+        "magic141, magic141.weights, magic141.presets",
+        "bench.suite, bench.records, bench.gate_power_command, reports.build",
+    ],
 )
 def test_light_modules(modules: str) -> None:
     code = f"import sys, {modules}; print(sorted({set(HEAVY)!r} & set(sys.modules)))"

@@ -33,8 +33,6 @@ CLOCK_STEPS = 512
 class Fake:
     """Sleeps `latency` seconds a step, holds `memory` bytes, and ends as `outcome` says when it reaches `stage`.
 
-    `clock` names one of `fake_clock.CLOCKS`, which stretches the steps of process number `process` on the machine of
-    `clock_seed`; `slowdown` stretches all of them by a share, and each generation holds on to `growth` bytes more.
     Frames are a pure function of prompt, seed and `num_inference_steps`: noise of amplitude 1 / steps on grey.
     """
 
@@ -44,28 +42,17 @@ class Fake:
     memory: int = 4_000_000
     outcome: Script = "ok"
     stage: str = "load"
-    clock: str = "steady"
-    clock_seed: int = 0
-    process: int = 0
-    slowdown: float = 0.0
-    growth: int = 0
 
     imports: ClassVar[tuple[str, ...]] = ()
     fps: ClassVar[int] = 16
-
-    def __post_init__(self) -> None:
-        fake_clock.find(self.clock)
 
     def weights(self) -> str | None:
         return None
 
     def seconds_per_clip(self) -> float:
-        return self.latency * self.num_inference_steps * (1 + self.slowdown)
+        return self.latency * self.num_inference_steps
 
     def load(self) -> None:
-        factors = fake_clock.factors(self.clock, self.clock_seed, self.process, CLOCK_STEPS)
-        self._seconds = itertools.cycle(self.latency * (1 + self.slowdown) * factors)
-        self._leaked: list[np.ndarray] = []
         self._held = np.ones(self.memory, np.uint8)
         self._script("load")
 
@@ -73,11 +60,10 @@ class Fake:
         with stages(TEXT_ENCODE):
             self._script(TEXT_ENCODE)
         scratch = np.ones(self.memory, np.uint8)
-        self._leaked.append(np.ones(self.growth, np.uint8))
         for _ in range(self.num_inference_steps):
             with stages(DENOISE):
                 self._script(DENOISE)
-                time.sleep(next(self._seconds))
+                time.sleep(self._step_seconds())
         with stages(VAE_DECODE):
             self._script(VAE_DECODE)
             frames = np.stack([self._frames(request) for request in requests])
@@ -85,6 +71,9 @@ class Fake:
             frames[:] = np.nan
         del scratch
         return Output(to_uint8(frames))
+
+    def _step_seconds(self) -> float:
+        return self.latency
 
     def _frames(self, request: Request) -> np.ndarray:
         digest = hashlib.sha256(f"{request.prompt}\n{request.seed}".encode()).digest()
@@ -108,6 +97,40 @@ class Fake:
         if self.outcome == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(3600)
+
+
+@dataclass
+class Drifting(Fake):
+    """`Fake` with a machine around it: `clock`, one of `fake_clock.CLOCKS`, stretches its steps.
+
+    It is process number `process` on the machine of `clock_seed`. `slowdown` stretches all steps by a share, and each
+    generation holds on to `growth` bytes more.
+    """
+
+    clock: str = "jitter"
+    clock_seed: int = 0
+    process: int = 0
+    slowdown: float = 0.0
+    growth: int = 0
+
+    def __post_init__(self) -> None:
+        fake_clock.find(self.clock)
+
+    def seconds_per_clip(self) -> float:
+        return super().seconds_per_clip() * (1 + self.slowdown)
+
+    def load(self) -> None:
+        factors = fake_clock.factors(self.clock, self.clock_seed, self.process, CLOCK_STEPS)
+        self._factors = itertools.cycle((1 + self.slowdown) * factors)
+        self._leaked: list[np.ndarray] = []
+        super().load()
+
+    def generate(self, requests: Sequence[Request], stages: Stages) -> Output:
+        self._leaked.append(np.ones(self.growth, np.uint8))
+        return super().generate(requests, stages)
+
+    def _step_seconds(self) -> float:
+        return self.latency * float(next(self._factors))
 
 
 class FakeScorer:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from bench import gate_intervals
 from bench.__main__ import app
 from bench.baselines import fake
-from bench.baselines.fake import Fake
+from bench.baselines.fake import Drifting
 from bench.baselines.fake_clock import CLOCKS, Clock, factors, linear
 from bench.errors import SuiteError
 from bench.gate_policy import Policy, Restart, decide, log_ratio
@@ -119,13 +119,13 @@ def test_clocks_repeat_themselves() -> None:
     np.testing.assert_allclose(other, other[0])  # the same machine, another level
     assert other[0] != 1
     with pytest.raises(SuiteError, match="did you mean 'jitter'"):
-        Fake(clock="jiter")
+        Drifting(clock="jiter")
 
 
 def test_the_fake_system_follows_its_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr(fake.time, "sleep", slept.append)
-    system = Fake(latency=0.5, clock="steal", clock_seed=4, slowdown=0.1)
+    system = Drifting(latency=0.5, clock="steal", clock_seed=4, slowdown=0.1)
     system.load()
     for _ in range(2):
         system.generate([Request(0, "a", 0)], Stopwatch())
@@ -133,7 +133,7 @@ def test_the_fake_system_follows_its_clock(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_fake_system_grows() -> None:
-    system = Fake(memory=1, growth=1_000_000)
+    system = Drifting(memory=1, growth=1_000_000)
     system.load()
     tracemalloc.start()
     try:
