@@ -45,7 +45,8 @@ def overall(findings: Sequence[Finding]) -> Verdict:
 
 def latency(cell: str, decision: Decision, base: float, head: float, stored: bool) -> Finding:
     """`base` and `head` are median seconds. A stored base was not measured in turn, so it can accuse nobody."""
-    verdict, detail = decision.verdict, decision.reason
+    verdict, why = decision.verdict, decision.reason.rpartition("): ")[2]
+    detail = f"{decision.restarts} restarts: {why}"
     if stored:
         detail += "; base is stored, not measured in turn"
         if verdict == "FAIL":
@@ -53,7 +54,9 @@ def latency(cell: str, decision: Decision, base: float, head: float, stored: boo
                 "INCONCLUSIVE",
                 f"{detail}: run without --base-records to tell code from machine",
             )
-    change = f"× {decision.ratio:.3f}" if math.isfinite(decision.ratio) else ""
+    change = ""
+    if math.isfinite(decision.ratio):
+        change = f"× {decision.ratio:.3f} [{decision.low:.3f}, {decision.high:.3f}]"
     return Finding(cell, LATENCY, verdict, f"{base * 1e3:.4g} ms", f"{head * 1e3:.4g} ms", change, detail)
 
 
