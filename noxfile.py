@@ -3,6 +3,7 @@
     python -m nox -s bench             the step sweep, its scores and the report
     python -m nox -s tests             the test suite
     python -m nox -s lint              style, types, import contracts
+    python -m nox -s gate              the working tree against HEAD: slower, larger, worse?
     python -m nox -s train -- vae      one training stage
     python -m nox -s claims            the paper's claims, pre-registered and resumable
     python -m nox -s dev               only makes the `.venv`, with the project editable and all tools
@@ -61,6 +62,14 @@ def lint(session: nox.Session) -> None:
 def claims(session: nox.Session) -> None:
     """Run what is missing of the paper's claims (`-- --quick` for a direction in 20 minutes), and write their table."""
     run_python(session, "-m", "bench", "claims", *session.posargs)
+
+
+@nox.session
+def gate(session: nox.Session) -> None:
+    """Compare two trees (`-- --base REF --head REF`); by default the working tree with HEAD."""
+    refs = [] if "--base" in session.posargs else ["--base", "HEAD"]
+    # 1 FAIL, 3 INVALID and 4 INCONCLUSIVE all end the session as failed: none is a pass.
+    run_python(session, "-m", "bench", "gate", *refs, *session.posargs)
 
 
 @nox.session

@@ -31,6 +31,7 @@ Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where runs lie.
 NoReport = Annotated[bool, typer.Option("--no-report", help="Leave report.html out.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, its name, or latest.")]
 RESULTS = Path("results")
+GATES = Path(__file__).parent / "gates.yaml"
 
 
 @app.command()
@@ -305,6 +306,47 @@ def claims(
         console.print(f"{target} written; what is done: {store}", soft_wrap=True, highlight=False)
         if failed:
             raise typer.Exit(1)
+
+
+@app.command()
+def gate(
+    base: Annotated[
+        str, typer.Option("--base", metavar="REF", help="What head is compared with: a git ref.")
+    ],
+    head: Annotated[
+        str, typer.Option("--head", metavar="REF", help="A git ref, or worktree for the files as they are.")
+    ] = "worktree",
+    gates: Annotated[
+        Path, typer.Option("--gates", metavar="FILE", help="What is measured, and what may change.")
+    ] = GATES,
+    to_json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all numbers.")] = None,
+    to_markdown: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", help="Write a comment for a pull request.")
+    ] = None,
+    to_junit: Annotated[
+        Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML for a CI server.")
+    ] = None,
+    base_records: Annotated[
+        Path | None,
+        typer.Option("--base-records", metavar="FILE", help="Take base from here instead of measuring it."),
+    ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option("--record", metavar="FILE", help="Append both sides' numbers, for --base-records."),
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="JOURNAL", help="Go on with an interrupted gate.")
+    ] = None,
+    out: Out = RESULTS,
+) -> None:
+    """Is head slower, larger or worse than base? 0 PASS, 1 FAIL, 2 wrong input, 3 INVALID, 4 INCONCLUSIVE."""
+    with typed_errors():
+        from bench.gate.command import Options, execute
+
+        options = Options(
+            base, head, gates, to_json, to_markdown, to_junit, base_records, record, resume, out
+        )
+        raise typer.Exit(execute(options, console, shlex.join(["python", "-m", "bench", *sys.argv[1:]])))
 
 
 @app.command()

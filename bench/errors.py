@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from magic141.errors import InputError, Magic141Error, UnsupportedError
 
-__all__ = ["InvalidOutputError", "RunError", "SuiteError", "UnsupportedError", "nearest"]
+__all__ = ["InvalidGateError", "InvalidOutputError", "RunError", "SuiteError", "UnsupportedError", "nearest"]
 
 
 class SuiteError(InputError):
@@ -16,6 +16,10 @@ class SuiteError(InputError):
 
 class RunError(Magic141Error):
     """A run cannot be made, found or continued."""
+
+
+class InvalidGateError(Magic141Error):
+    """A gate cannot say anything about these trees; its verdict is INVALID, and never a pass."""
 
 
 class InvalidOutputError(Magic141Error):

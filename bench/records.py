@@ -284,6 +284,7 @@ class Record(Frozen):
         None, gt=0, description="of the network that sparsity changes, as stored: zeros count in full"
     )
     windows: Windows | None = None
+    counters: dict[str, int | float] = Field(default_factory=dict, description="of one call of a gate's cell")
     energy_joules: float | None = Field(None, gt=0, description="per batch of clips, the whole card")
     scores: dict[str, Score] = Field(default_factory=dict)
     samples: Sidecar | None = None
@@ -408,6 +409,13 @@ class Store:
 
     def __init__(self, run: Path) -> None:
         self.path = run / "records.jsonl"
+
+    @classmethod
+    def at(cls, path: Path) -> Self:
+        """A store in a file of any name, outside a run: baselines of gates."""
+        store = cls(path.parent)
+        store.path = path
+        return store
 
     def records(self) -> list[Record]:
         """All complete lines. A torn last line (no newline: the writer was killed) is not there yet.

@@ -1,4 +1,8 @@
-"""Ratios of two things timed in turn, A B B A, in one run: load on the machine meets both alike."""
+"""Times of one thing, and ratios of two things timed in turn, A B B A: load on the machine meets both alike.
+
+`extra_info` has what a time is the price of: tokens, bytes (of the input and output, or of parameters), FLOPs. So
+`pytest bench/micro --benchmark-autosave` and `pytest-benchmark compare` say whether a time changed with its work.
+"""
 
 import time
 from collections.abc import Callable
@@ -8,11 +12,13 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from scipy import stats
+from torch.utils.flop_counter import FlopCounterMode
 
 WARM_UP = 3
 LINES = pytest.StashKey[list[str]]()
 
 Work = Callable[[], object]
+Timed = Callable[..., None]
 Paired = Callable[[str, Work, Work, int], None]
 
 
@@ -35,6 +41,8 @@ def paired(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) -> Paire
             seconds.append((pair[0], pair[1]))
 
         with torch.inference_mode():
+            for side, work in (("first", first), ("second", second)):
+                benchmark.extra_info[f"{side}_flops"] = flops(work)
             benchmark.pedantic(one_round, rounds=rounds, warmup_rounds=WARM_UP)
         a, b = np.array(seconds[WARM_UP:]).T
         ratios = np.sort(a / b)
@@ -47,6 +55,24 @@ def paired(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) -> Paire
         )
 
     return measure
+
+
+@pytest.fixture
+def priced(benchmark: BenchmarkFixture) -> Timed:
+    """`priced(work, rounds, **price)` times `work`; the price goes to `extra_info`, FLOPs counted unless given."""
+
+    def measure(work: Work, rounds: int, **price: int) -> None:
+        with torch.inference_mode():
+            benchmark.extra_info |= price if "flops" in price else {**price, "flops": flops(work)}
+            benchmark.pedantic(work, rounds=rounds, warmup_rounds=WARM_UP)
+
+    return measure
+
+
+def flops(work: Work) -> int:
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops())
 
 
 def timed(work: Work) -> float:

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 from diffusers import HunyuanVideoTransformer3DModel
+from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.micro.conftest import Paired
 from magic141.presets import LAB, TransformerConfig
@@ -39,7 +40,7 @@ def pair(config: TransformerConfig) -> tuple[Magic141Transformer3DModel, Hunyuan
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("size", SIZES)
-def test_forward_pass(paired: Paired, size: str, dtype: torch.dtype) -> None:
+def test_forward_pass(paired: Paired, benchmark: BenchmarkFixture, size: str, dtype: torch.dtype) -> None:
     config, batch, latent, length, rounds = SIZES[size]
     ours, theirs = (torch.nn.Module.to(model, dtype).eval() for model in pair(config))
     generator = torch.Generator().manual_seed(0)
@@ -54,6 +55,10 @@ def test_forward_pass(paired: Paired, size: str, dtype: torch.dtype) -> None:
     }
     with torch.inference_mode():
         torch.testing.assert_close(ours(**arguments).sample, theirs(**arguments).sample, atol=0.05, rtol=0.05)
+    benchmark.extra_info |= {
+        "tokens": batch * (latent[0] * latent[1] * latent[2] // 4 + length),
+        "bytes": sum(parameter.nbytes for parameter in ours.parameters()),
+    }
     paired(
         f"ours / diffusers, {size}, {dtype}, batch {batch}",
         lambda: ours(**arguments),

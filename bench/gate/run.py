@@ -1,0 +1,315 @@
+"""A gate from two refs to findings: trees, counters, scores, then restarts until the policy has said its word."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from bench import systems
+from bench.errors import InvalidGateError
+from bench.gate import environments, trees, verdicts
+from bench.gate.baseline import Baseline, fingerprint
+from bench.gate.config import Gates
+from bench.gate.journal import Blocks, Counted, Entry, Header, Journal, Scored, Side
+from bench.gate.processes import Remote, Server
+from bench.gate.trees import Tree
+from bench.gate.verdicts import Finding
+from bench.gate.worker import requests
+from bench.gate_policy import Decision, Restart, decide
+
+WARM_UP = 1
+QUALITY_BATCH = 8
+BASE, HEAD = "base", "head"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a gate found. `restarts` and `counted` are by cell, for records."""
+
+    base: str
+    head: str
+    fingerprint: str
+    started: datetime.datetime
+    seconds: float
+    findings: list[Finding]
+    journal: Path | None = None
+    trees: dict[str, Tree] = field(default_factory=dict)
+    restarts: dict[str, list[Restart]] = field(default_factory=dict)
+    counted: dict[str, Counted] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> verdicts.Verdict:
+        return verdicts.overall(self.findings)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a gate is asked. `repository` is where the refs are looked up, by default the invoking tree; `complete`
+    goes on to the last look when an earlier one has decided, which changes no verdict: baselines need all restarts.
+    """
+
+    base: str
+    head: str
+    gates: Gates
+    journal: Path
+    baseline: Baseline | None = None
+    repository: Path | None = None
+    complete: bool = False
+    say: Callable[[str], None] = lambda text: None
+
+
+def run(question: Question) -> Result:
+    """Answers a question. What makes an answer impossible is a finding INVALID.
+
+    Raises SuiteError, RunError, RecordError for input that is wrong; KeyboardInterrupt leaves the journal.
+    """
+    started, clock = datetime.datetime.now(datetime.UTC), perf_counter()
+    common = (question.base, question.head, fingerprint(), started)
+    question.gates.refuse_expired(started.date())
+    try:
+        with tempfile.TemporaryDirectory(prefix="gate-") as work, ExitStack() as stack:
+            gate = Gate(question, Path(work), stack)
+            gate.measure()
+            found = verdicts.waive(gate.findings(), question.gates.waivers)
+            return Result(
+                *common,
+                perf_counter() - clock,
+                found,
+                question.journal,
+                {BASE: gate.base, HEAD: gate.head},
+                {cell: gate.journal.restarts(cell) for cell in question.gates.cells},
+                {cell: one for cell in question.gates.cells if (one := gate.journal.counted(cell))},
+            )
+    except InvalidGateError as error:
+        return Result(*common, perf_counter() - clock, [Finding("gate", "run", "INVALID", detail=str(error))])
+
+
+class Gate:
+    """One gate at work. `stack` ends its processes."""
+
+    def __init__(self, question: Question, work: Path, stack: ExitStack) -> None:
+        """Raises InvalidGateError, RunError for trees that cannot be compared."""
+        self._question, self._work, self._stack = question, work, stack
+        self._gates, self._say = question.gates, question.say
+        trees.copy_harness(work / "harness")
+        self.base = trees.extract(question.base, work / BASE, question.repository)
+        self.head = trees.extract(question.head, work / HEAD, question.repository)
+        self.same_commit = trees.is_same_commit(self.base, self.head)
+        baseline = question.baseline
+        if baseline is not None:
+            baseline.check(self.base, self._gates)
+        header = Header(
+            gates=self._gates.id,
+            base=self.base.sha256,
+            head=self.head.sha256,
+            fingerprint=fingerprint(),
+            base_records=baseline.id if baseline else "",
+        )
+        self.journal = Journal.open(question.journal, header)
+        self._servers: dict[str, Server] = {}
+        self._pythons = {
+            tree.path: environments.interpreter(tree, self._say) for tree in (self.base, self.head)
+        }
+
+    def measure(self) -> None:
+        """Adds to the journal what it lacks. Stops at counters that are INVALID: nothing later could be a pass."""
+        for cell in self._gates.cells:
+            if self.journal.counted(cell) is None:
+                self._say(f"{cell}: counters")
+                self.journal.add(Entry(counted=self._count(cell)))
+        if verdicts.overall(self._counter_findings()) == "INVALID":
+            return
+        if self._gates.quality and self.journal.scored() is None:
+            self._say("quality: the same prompts for both")
+            self.journal.add(Entry(scored=self._score()))
+        while cells := [cell for cell in self._gates.cells if self._wants(cell)]:
+            decided = len(self._gates.cells) - len(cells)
+            number = self.journal.number_of_restarts
+            self._say(
+                f"restart {number + 1} of {self._gates.policy.restarts[-1]} at most, {decided} cells decided"
+            )
+            self.journal.add(Entry(restart=self._restart(cells, number)))
+
+    def _wants(self, cell: str) -> bool:
+        if self._question.complete:
+            return len(self.journal.restarts(cell)) < self._gates.policy.restarts[-1]
+        return not self.decision(cell).final
+
+    def decision(self, cell: str) -> Decision:
+        """What the policy says now. Before the first restart it wants one."""
+        restarts = self.journal.restarts(cell)
+        if not restarts:
+            return Decision("INCONCLUSIVE", math.nan, 0.0, math.inf, 0, 0, False, "nothing is measured yet")
+        return decide(restarts, self._gates.policy, cells=len(self._gates.cells))
+
+    def findings(self) -> list[Finding]:
+        found = [self._latency(cell) for cell in self._gates.cells if self.journal.restarts(cell)]
+        found += self._counter_findings()
+        scored = self.journal.scored()
+        if self._gates.quality and scored:
+            found += verdicts.quality(scored, self._gates.quality.margins)
+        return found
+
+    def _latency(self, cell: str) -> Finding:
+        restarts = self.journal.restarts(cell)
+        base = float(np.median([seconds for one in restarts for seconds in one.base]))
+        head = float(np.median([seconds for one in restarts for seconds in one.head]))
+        stored = self._question.baseline is not None
+        return verdicts.latency(cell, self.decision(cell), base, head, stored)
+
+    def _counter_findings(self) -> list[Finding]:
+        counted = [self.journal.counted(cell) for cell in self._gates.cells]
+        return [finding for one in counted if one for finding in verdicts.counters(one, self._gates)]
+
+    def _count(self, cell: str) -> Counted:
+        """Both trees at once: counters do not mind company. The servers learn what to import from these workers."""
+        with self._pair([cell], warmup=1) as pair:
+            for worker in pair.values():
+                worker.send("counters", cell=cell)
+            sides = {name: self._side(worker.receive()) for name, worker in pair.items()}
+            for name, worker in pair.items():
+                inventory = worker.ask("inventory")
+                tree = self.base if name == BASE else self.head
+                if inventory["sha256"] != tree.sha256:
+                    raise InvalidGateError(f"{name} has measured a tree that is not the one of {tree.label}")
+                self._server(tree).preload(inventory["modules"])
+        if self._question.baseline is not None:
+            sides[BASE] = self._question.baseline.side(cell)
+        return Counted(cell=cell, base=sides[BASE], head=sides[HEAD])
+
+    @staticmethod
+    def _side(answer: dict[str, Any]) -> Side:
+        """JSON has no NaN: what is not finite is missing."""
+        numbers = {
+            name: value if isinstance(value, int | float) and math.isfinite(value) else None
+            for name, value in answer["counters"].items()
+        }
+        return Side(counters=numbers, output=answer["output"])
+
+    def _restart(self, cells: Sequence[str], number: int) -> dict[str, Blocks]:
+        """A fresh pair of workers, which pass the token in `order` within a cell."""
+        baseline = self._question.baseline
+        names = (BASE, HEAD) if baseline is None else (HEAD,)
+        found = {}
+        with self._pair(cells, warmup=WARM_UP, names=names) as pair:
+            for cell in cells:
+                spec = self._gates.cells[cell]
+                seconds: dict[str, list[float]] = {BASE: [], HEAD: []}
+                for base_first in order(spec.pairs, number):
+                    for name in (BASE, HEAD) if base_first else (HEAD, BASE):
+                        if name in pair:
+                            answer = pair[name].ask("block", cell=cell, passes=spec.passes)
+                            seconds[name].append(answer["seconds"])
+                if baseline is not None:
+                    seconds[BASE] = list(baseline.restart(cell, number))
+                found[cell] = Blocks(base=tuple(seconds[BASE]), head=tuple(seconds[HEAD]))
+        return found
+
+    def _score(self) -> Scored:
+        quality = self._gates.quality
+        assert quality is not None
+        # Scenes stay here: their class is another one in another tree. The scorer makes them anew.
+        asked = [(one.index, one.prompt, one.seed) for one in requests(quality)]
+        libraries = systems.find(quality.adapter).imports
+        outputs, folders = [], []
+        for name, tree in ((BASE, self.base), (HEAD, self.head)):
+            folder = self._work / f"clips-{name}"
+            folder.mkdir()
+            self._server(tree).preload(third_party(libraries))
+            with self._worker(tree, name, limit=self._gates.time_limit * len(asked)) as worker:
+                answer = worker.ask(
+                    "generate",
+                    adapter=quality.adapter,
+                    knobs=quality.knobs,
+                    requests=asked,
+                    batch=QUALITY_BATCH,
+                    to=str(folder),
+                )
+            outputs.append(answer["output"])
+            folders.append(str(folder))
+        if outputs[0] == outputs[1]:
+            return Scored(same=True)
+        judge = trees.extract(trees.WORKTREE, self._work / "judge")
+        with self._worker(judge, "scorer", limit=self._gates.time_limit * len(asked)) as worker:
+            dumped = quality.model_dump(mode="json")
+            base, head = worker.ask("score", quality=dumped, folders=folders)["scores"]
+        return Scored(same=False, base=base, head=head)
+
+    @contextlib.contextmanager
+    def _pair(
+        self, cells: Sequence[str], warmup: int, names: Sequence[str] = (BASE, HEAD)
+    ) -> Iterator[dict[str, Remote]]:
+        """Fresh workers with `cells` loaded, both at once: only measuring takes turns. Checked when they have done."""
+        specs = {
+            cell: {
+                "workload": self._gates.cells[cell].workload,
+                "knobs": self._gates.knobs(cell),
+                "warmup": warmup,
+            }
+            for cell in cells
+        }
+        with ExitStack() as stack:
+            tree = {BASE: self.base, HEAD: self.head}
+            pair = {name: stack.enter_context(self._worker(tree[name], name)) for name in names}
+            for worker in pair.values():
+                worker.send("load", cells=specs)
+            for worker in pair.values():
+                worker.receive()
+            yield pair
+
+    @contextlib.contextmanager
+    def _worker(self, tree: Tree, name: str, limit: float | None = None) -> Iterator[Remote]:
+        """A fresh worker. Raises InvalidGateError where its `magic141` turns out to be another tree's."""
+        worker = self._server(tree).fork(tree, name, limit or self._gates.time_limit)
+        try:
+            yield worker
+            seen = worker.ask("identity")
+        finally:
+            worker.close()
+        if Path(seen["path"]) != tree.path or seen["strangers"]:
+            wrong = ", ".join([seen["path"], *seen["strangers"][:3]])
+            raise InvalidGateError(f"{name} was to import magic141 from {tree.path} and has {wrong}")
+
+    def _server(self, tree: Tree) -> Server:
+        """One for each interpreter, with the declared imports of all workloads."""
+        if tree.path not in self._pythons:
+            self._pythons[tree.path] = environments.interpreter(tree, self._say)
+        python = self._pythons[tree.path]
+        if python not in self._servers:
+            self._say("importing libraries, once")
+            server = Server(python, self._work, f"server-{len(self._servers)}")
+            self._servers[python] = self._stack.enter_context(server)
+            wanted = [systems.find(spec.workload).imports for spec in self._gates.cells.values()]
+            server.preload(list(dict.fromkeys(name for names in wanted for name in names)))
+        return self._servers[python]
+
+
+def order(pairs: int, restart: int) -> Iterator[bool]:
+    """Whether base comes first, for each pair of a restart: A B B A B A A B, from the other side every other restart.
+
+    The Thue-Morse sequence: linear drift cancels over four blocks, quadratic drift over eight.
+    """
+    for pair in range(pairs):
+        yield (pair.bit_count() + restart) % 2 == 0
+
+
+def third_party(modules: Sequence[str]) -> list[str]:
+    """Modules that belong to no tree."""
+    return [name for name in modules if name.split(".")[0] not in ("magic141", "bench", "evals")]
+
+
+def default_journal(out: Path) -> Path:
+    """A name that no earlier gate has."""
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+    return out / f"gate-{stamp}-{os.getpid()}.jsonl"
