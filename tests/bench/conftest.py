@@ -2,12 +2,14 @@
 
 import datetime
 import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench import contamination
 from bench.records import NOT_MEASURABLE, Memory, Record, Timing
 
 HEAD = """
@@ -32,6 +34,14 @@ def suite_file(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else runs while this process times something, whatever the real machine does."""
+    monkeypatch.setattr(
+        contamination, "read", lambda device: contamination.Reading(wall=time.perf_counter(), busy=0, own=0)
+    )
 
 
 TIMING = Timing(median=0.2, low=0.1, high=0.3, n=3, samples=(0.1, 0.2, 0.3))

@@ -2,6 +2,7 @@ import dataclasses
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from typer.testing import CliRunner
@@ -10,6 +11,7 @@ from bench import analytic, devices, flops, worker
 from bench.__main__ import app
 from bench.baselines.peers import Peer
 from bench.baselines.recipes import RECIPES
+from bench.isolation import Announcer
 from bench.measure import Stopwatch
 from bench.records import AnalyticRow, Record
 from bench.suite import parse
@@ -142,17 +144,13 @@ def test_the_table_is_one_more_question_and_changes_no_other() -> None:
     assert cells[-1].kind == "analytic"
 
 
-class Silent:
-    def stage(self, name: str) -> None: ...
-
-
 def test_the_worker_writes_the_rows(
     tmp_path: Path, row: AnalyticRow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(analytic, "rows", lambda: [row])
     asked = suite(analytic=True)
     job = worker.Job(asked.cells()[-1], asked, "f", 1, "command", tmp_path)
-    worker.run_cell(job, Silent())  # type: ignore[arg-type]
+    worker.run_cell(job, Announcer(Mock(), Mock()))
     record = Record.model_validate_json((tmp_path / worker.RECORD).read_bytes())
     assert (record.kind, record.outcome, record.message) == ("analytic", "ok", "")
     assert record.samples is not None

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from bench import worker
 from bench.baselines.fake import Fake
+from bench.isolation import Announcer
 from bench.records import MASKED, WINDOW, Record
 from bench.suite import Suite, parse
 from bench.systems import Facts, Output, Request, Stages
@@ -23,16 +25,13 @@ PLAIN: dict[str, Any] = {
 }
 
 
-class Quiet:
-    def stage(self, name: str) -> None: ...
-
-    def progress(self, share: float) -> None: ...
+pytestmark = pytest.mark.usefixtures("quiet_machine")
 
 
 def answer(suite: Suite, work: Path) -> Record:
     (cell,) = suite.cells()
     job = worker.Job(cell, suite.asked_of(cell.system), "f", 1, "command", work)
-    worker.run_cell(job, Quiet())  # type: ignore[arg-type]
+    worker.run_cell(job, Announcer(Mock(), Mock()))
     return Record.model_validate_json((work / worker.RECORD).read_bytes())
 
 

@@ -302,7 +302,7 @@ def test_conditions_that_the_model_lacks_or_needs_are_named() -> None:
         ({"rope_axes_dim": (8, 8)}, "3 even numbers"),
         ({"rope_axes_dim": (5, 5, 6)}, "even"),
         ({"activation_fn": "relu"}, "activation_fn='relu' is unknown; use one of gelu, gelu-approximate"),
-        ({"image_condition_type": "token_replace"}, "use None or 'latent_concat'"),
+        ({"image_condition_type": "token_replace"}, "use one of None, 'latent_concat'"),
     ],
 )
 def test_settings_that_make_no_model_are_refused(changes: dict[str, Any], message: str) -> None:

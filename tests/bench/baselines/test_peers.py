@@ -1,4 +1,5 @@
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from bench.baselines import tiny
 from bench.baselines.peers import Peer
 from bench.baselines.recipes import RECIPES
 from bench.errors import SuiteError
+from bench.isolation import Announcer
 from bench.measure import Stopwatch
 from bench.records import RANDOM_WEIGHTS, Record
 from bench.suite import parse
@@ -105,24 +107,17 @@ def test_random_prompts_have_the_published_shape_and_follow_their_seed() -> None
     )
 
 
-class Silent:
-    def stage(self, name: str) -> None: ...
-
-    def progress(self, share: float) -> None: ...
-
-    def baseline(self, resident: int) -> None: ...
-
-
 def run(tmp_path: Path, **knobs: object) -> Record:
     """The record of one cell, answered in this process."""
     systems = {"peer": {"adapter": "bench.baselines.peers:Peer", "knobs": knobs}}
     head = {"scorer": "bench.baselines.fake:SCORER", "metrics": ["brightness"], "repeats": 1, "warmup": 0}
     suite = parse({"name": "s", "systems": systems, "prompts": {"texts": ["a red circle"]}, **head}, "s")
     (cell,) = suite.cells()
-    worker.run_cell(worker.Job(cell, suite, "f", 1, "command", tmp_path), Silent())  # type: ignore[arg-type]
+    worker.run_cell(worker.Job(cell, suite, "f", 1, "command", tmp_path), Announcer(Mock(), Mock()))
     return Record.model_validate_json((tmp_path / worker.RECORD).read_bytes())
 
 
+@pytest.mark.usefixtures("quiet_machine")
 def test_random_weights_are_timed_flagged_and_never_scored(tmp_path: Path) -> None:
     record = run(tmp_path, system=FAST, mode="tiny", precision="fp32")
     assert (record.outcome, record.message) == ("ok", "")
