@@ -78,7 +78,8 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Drifts:
-    """`curves`: score -> mean over the videos of a cell, one number a window, NaN where no video has one."""
+    """`curves`: score -> mean over the videos of a cell, one number a window, NaN where no video has one. Scores that no
+    window has, as the speed of what stands still, are left out."""
 
     row: Row
     window_seconds: float
@@ -139,6 +140,8 @@ def _drifts(row: Row, samples: Sequence[dict[str, Any]]) -> Drifts:
     for name in samples[0]["curves"]:
         table = np.array([sample["curves"][name] for sample in samples], dtype=float)
         known = np.isfinite(table)
+        if not known.any():
+            continue
         sums = np.where(known, table, 0.0).sum(0)
         curves[name] = np.divide(sums, known.sum(0), out=np.full(len(sums), math.nan), where=known.any(0))
     return Drifts(row, float(samples[0]["window_seconds"]), curves)
@@ -199,7 +202,7 @@ def draw_drift(score: str, found: Sequence[Drifts], name: str) -> str:
         said = []
         for index, drift in enumerate(found):
             values = drift.curves.get(score)
-            if values is None or not np.isfinite(values).any():
+            if values is None:
                 continue
             reference = drift.row.reference
             axes.plot(

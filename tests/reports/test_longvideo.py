@@ -39,6 +39,7 @@ def run(make, tmp_path):
         path = f"clips/{one.cell}/00000-0.mp4"
         make.clip(folder / path, (220, 60, 60))
         curves = {"colour": [1.0, 0.9, None], "brightness": [90.0, 91.0, 92.0 + number]}
+        curves["speed-variation"] = [None, None, None]  # it stands still
         samples = [
             {"index": i, "prompt": "p", "seed": 0, "curves": curves, "window_seconds": 2.0} for i in range(2)
         ]
@@ -75,6 +76,7 @@ def test_curves_are_means_over_videos(run):
     curves = next(drift for drift in found if drift.row.long == 60.0).curves
     assert curves["colour"][:2].tolist() == [1.0, 0.9]
     assert curves["colour"][2] != curves["colour"][2]  # no video has it
+    assert "speed-variation" not in curves
 
 
 def test_lost_curves_are_named(run, make):
