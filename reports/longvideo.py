@@ -78,8 +78,10 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Drifts:
-    """`curves`: score -> mean over the videos of a cell, one number a window, NaN where no video has one. Scores that no
-    window has, as the speed of what stands still, are left out."""
+    """`curves`: score -> mean over the videos of a cell, one number a window, NaN where no video has one.
+
+    Scores that no window has, as the speed of what stands still, are left out.
+    """
 
     row: Row
     window_seconds: float
