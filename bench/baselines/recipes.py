@@ -282,9 +282,9 @@ _ALL = (
         text_encoder="T5 v1.1 XXL",
         text_tokens=128,
         text_width=4096,
-        claimed="2B",
-        claimed_parameters=2e9,
-        parameters_source="the model's name; the published weights load strictly into this configuration",
+        claimed="1.9B",
+        claimed_parameters=1.9e9,
+        parameters_source="the paper; the published weights load strictly into this configuration",
         citation="arXiv 2501.00103; recipe: example of diffusers' pipeline; configuration: its script for 0.9.0",
     ),
     Recipe(
