@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from bench import jsonl
 from bench.errors import RunError
 from bench.gate_policy import Restart
 
@@ -99,11 +99,7 @@ class Journal:
 
     def add(self, entry: Entry) -> None:
         """Raises ValueError for a number that is not finite: JSON has none, and a gate must not."""
-        line = json.dumps(entry.model_dump(mode="json", exclude_none=True), allow_nan=False)
-        with self.path.open("ab") as file:
-            file.write(line.encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        jsonl.append(self.path, json.dumps(entry.model_dump(mode="json", exclude_none=True), allow_nan=False))
         self.entries.append(entry)
 
     @property

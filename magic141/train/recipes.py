@@ -25,7 +25,7 @@ from magic141.train import t2i as t2i_stage
 from magic141.train import vae as vae_stage
 from magic141.train.card import facts_of, write_card
 from magic141.train.flow import Denoiser, Sampler
-from magic141.train.latents import CLIPS, IMAGES, LONG, LatentSet, SetSpec, encode_set
+from magic141.train.latents import CLIPS, IMAGES, LONG, WORLD, LatentSet, SetSpec, encode_sets
 from magic141.train.loop import Progressed, Settings
 from magic141.transformer import Magic141Transformer3DModel
 
@@ -64,9 +64,8 @@ class Run:
 
     def encoded(self, *specs: SetSpec) -> list[LatentSet]:
         """The latent sets of a transformer stage, encoded first where they are not yet."""
-        counts = {IMAGES.name: 3 * self.stored, CLIPS.name: self.stored, LONG.name: self.stored // 8}
         vae, text = _vae(self.out).to(self.device), _clip(self.out).to(self.device)
-        return [encode_set(self.out / "latents", spec, counts[spec.name], vae, text) for spec in specs]
+        return [*encode_sets(self.out / "latents", specs, self.stored, WORLD, vae, text).values()]
 
     def sampler(self) -> Sampler:
         return Sampler(_clip(self.out), make_tokenizer(), self.device)
