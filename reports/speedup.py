@@ -16,6 +16,8 @@ DENOISING = ("denoise", "image")
 """Stages that steps make up. The picture's one decoded frame counts as denoising too: the ceiling is not too low."""
 FEW, MANY = 4, 28
 """Steps of each half that the comparison is between."""
+WORK = ("task", "num_frames", "seconds", "batch_size")
+"""Knobs that say how much is made: only equal work is compared."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,11 @@ def ceiling(row: Row) -> float | None:
 
 
 def speed_ups(rows: Sequence[Row]) -> list[SpeedUp]:
-    """Every setting of `FEW` steps without guidance, against one of `MANY` steps with it of the same run and task."""
+    """Every setting of `FEW` steps without guidance, against one of `MANY` steps with it of the same run and work."""
     found = []
     for fast in (row for row in rows if _is(row, FEW, guided=False)):
         for slow in (row for row in rows if _is(row, MANY, guided=True)):
-            same = fast.run is slow.run and fast.knobs.get("task") == slow.knobs.get("task")
+            same = fast.run is slow.run and all(fast.knobs.get(knob) == slow.knobs.get(knob) for knob in WORK)
             if not same or fast.latency is None or slow.latency is None:
                 continue
             low, high = _bounds(slow.latency, fast.latency)

@@ -200,7 +200,7 @@ class Gate:
     def _restart(self, cells: Sequence[str], number: int) -> dict[str, Blocks]:
         """A fresh pair of workers, which pass the token in `order` within a cell."""
         baseline = self._question.baseline
-        names = (BASE, HEAD) if baseline is None else (HEAD,)
+        names = forks(number) if baseline is None else (HEAD,)
         found = {}
         with self._pair(cells, warmup=WARM_UP, names=names) as pair:
             for cell in cells:
@@ -293,6 +293,14 @@ class Gate:
             wanted = [systems.find(spec.workload).imports for spec in self._gates.cells.values()]
             server.preload(list(dict.fromkeys(name for names in wanted for name in names)))
         return self._servers[python]
+
+
+def forks(restart: int) -> tuple[str, str]:
+    """Which worker of a restart is forked first: in turns, and independently of who begins its blocks (`order`).
+
+    The second one may be slower as long as it lives: it found the memory that the first one left.
+    """
+    return (BASE, HEAD) if restart // 2 % 2 == 0 else (HEAD, BASE)
 
 
 def order(pairs: int, restart: int) -> Iterator[bool]:

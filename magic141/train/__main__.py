@@ -173,6 +173,60 @@ def distill(
     _finish(method.value, seen, settings.out, seed, device)
 
 
+@app.command()
+def recover(
+    sparsity: Annotated[
+        str, typer.Option(help="What is pruned: structured-0.5, blocks-0.25.")
+    ] = "structured-0.5",
+    criterion: Annotated[
+        str, typer.Option(help="What makes a part important: magnitude, activation, taylor.")
+    ] = "activation",
+    dense: Annotated[str, typer.Option(help="A preset, a folder, or a hub repository.")] = "lab",
+    flow: Annotated[
+        float, typer.Option(help="Weight of the flow matching loss; 0 for a student of few steps.")
+    ] = 0.1,
+    steps: Annotated[int | None, typer.Option(help="Of a student of few steps, and only of one.")] = None,
+    lr: Annotated[float, typer.Option(help="Learning rate; Muon's is twice that.")] = 1e-3,
+    name: Annotated[
+        str | None, typer.Option(help="Of the run's folder in --out; `recover` unless given.")
+    ] = None,
+    out: Out = Path("runs"),
+    budget: Budget = 20.0,
+    samples: Samples = 1_000_000,
+    threads: Threads = 0,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    batch_size: BatchSize = None,
+    stored: Stored = 12_000,
+) -> None:
+    """Prune, and train what is left to say what the dense model says; resumes what --out holds of it."""
+    from magic141 import weights
+
+    folder = weights.resolve(dense)
+    import torch
+
+    from magic141.train import recover as recovery
+    from magic141.train.loop import Settings
+
+    if threads:
+        torch.set_num_threads(threads)
+    plan = recovery.Plan(sparsity=sparsity, criterion=criterion, flow=flow, steps=steps)
+    settings = Settings(
+        out=out / (name or "recover"),
+        samples=samples,
+        batch_size=batch_size or 16,
+        lr=lr,
+        muon_lr=2 * lr,
+        budget_minutes=budget,
+        warmup_steps=50,
+        ema=0.99,
+        seed=seed,
+        device=_known_device(device),
+    )
+    seen = recovery.run(plan, settings, out / "latents", folder, stored)
+    _finish("recover", seen, settings.out, seed, device)
+
+
 class Prior(StrEnum):
     both = "both"
     latent = "latent"

@@ -80,10 +80,33 @@ weights: leave it at 1, the default of this folder. Use {steps} steps, with {sam
 """
 
 
+RECOVERED_HEAD = """---
+license: apache-2.0
+library_name: diffusers
+pipeline_tag: text-to-video
+---
+
+# magic141 {name}
+
+The weights `{dense}` pruned to {size:.3f} of the transformer's parameters, then trained to say what `{dense}` says
+(`magic141.train recover`). It is used as that is: same steps, same guidance.
+
+| | |
+|---|---|
+| pruned | {sparsity} by {criterion} |
+| weight of the flow matching loss | {flow} |
+| updates, samples, minutes | {step:,}, {samples:,}, {minutes:.0f} |
+
+## Training
+
+"""
+
+
 def write_student_card(facts: dict[str, Any], trained: dict[str, Any] | None, path: Path) -> None:
     """The card of a student from the `facts` of its folder, and those that its run left when it ended (`card.json`)."""
     old = path.read_text("utf-8") if path.exists() else ""
     kept = old[old.index(SCORES) :] if SCORES in old else ""
+    head = RECOVERED_HEAD if facts["method"] == "recover" else STUDENT_HEAD
     sampler = (
         "Euler's method" if facts["method"] == "cfg" else "`FewStepScheduler`, which noises afresh after each"
     )
@@ -91,7 +114,7 @@ def write_student_card(facts: dict[str, Any], trained: dict[str, Any] | None, pa
         **facts,
         "name": path.parent.name,
         "sampler": sampler,
-        "tasks": ", ".join(facts["tasks"]),
+        "tasks": ", ".join(facts.get("tasks", ())),
         "minutes": facts["seconds"] / 60,
     }
     run = "The run has not ended; this is a student on its way.\n"
@@ -99,7 +122,7 @@ def write_student_card(facts: dict[str, Any], trained: dict[str, Any] | None, pa
         row = [str(trained[name]) for name in ("seed", "machine", "commit", "command")]
         run = "| seed | machine | commit | command |\n|---|---|---|---|\n| " + " | ".join(row) + " |\n"
     partial = path.with_suffix(".partial")
-    partial.write_text(STUDENT_HEAD.format(**shown) + run + "\n" + kept, "utf-8", newline="\n")
+    partial.write_text(head.format(**shown) + run + "\n" + kept, "utf-8", newline="\n")
     partial.replace(path)
 
 

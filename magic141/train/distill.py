@@ -8,9 +8,7 @@ takes `--model` takes it.
 from __future__ import annotations
 
 import copy
-import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +31,7 @@ from magic141.train.flow import Batch, Sampler
 from magic141.train.i2v import FRAMES, IMAGES_PER_CLIP
 from magic141.train.latents import CLIPS, IMAGES, LONG, LatentSet, SetSpec, encode_sets
 from magic141.train.loop import Progressed, Settings, autocast, fit
-from magic141.train.student import store
+from magic141.train.student import same_plan, store
 from magic141.train.trajectory import TrajectoryRegression
 from magic141.transformer import Magic141Transformer3DModel
 
@@ -176,7 +174,8 @@ def run(
     Raises InputError where that folder holds the run of another plan, which must not be resumed with this one.
     """
     device, folder = settings.device, settings.out
-    _same_plan(plan, settings, teacher, initial)
+    models = {"teacher": weights.fingerprint(teacher), "initial": initial and weights.fingerprint(initial)}
+    same_plan(folder, {**vars(plan), "tasks": list(plan.tasks), "seed": settings.seed, **models})
     pipe = Magic141Pipeline.from_pretrained(teacher)
     student = pipe.transformer
     if initial is not None:
@@ -249,22 +248,3 @@ def drawing(sampler: Sampler, sets: dict[str, LatentSet], batch_size: int) -> Dr
         )
 
     return draw
-
-
-def _same_plan(plan: Plan, settings: Settings, teacher: Path, initial: Path | None) -> None:
-    """Write down what `settings.out` is the run of, or check it against what stands there."""
-    models = {"teacher": weights.fingerprint(teacher), "initial": initial and weights.fingerprint(initial)}
-    asked = {**vars(plan), "tasks": list(plan.tasks), "seed": settings.seed, **models}
-    path = settings.out / "plan.json"
-    if path.exists():
-        old = json.loads(path.read_text("utf-8"))
-        if changed := [name for name, value in asked.items() if old.get(name) != value]:
-            name = changed[0]
-            raise InputError(
-                f"{settings.out} holds a run with {name}={old.get(name)!r}, and {asked[name]!r} is asked: "
-                "give this one another --name"
-            )
-        return
-    settings.out.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".tmp").write_text(json.dumps(asked, indent=1) + "\n", "utf-8", newline="\n")
-    os.replace(path.with_suffix(".tmp"), path)

@@ -6,6 +6,7 @@ frames of a window given (continuation), nothing given (text-to-video), and sing
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -25,6 +26,39 @@ CYCLE = ("video", "video", "image", "video", "inside", "video", "text", "video",
 """Tasks of consecutive batches."""
 
 
+Draw = Callable[[int, torch.Generator], Batch]
+"""(step, generator of this step) -> batch."""
+
+
+def drawing(sampler: Sampler, images: LatentSet, clips: LatentSet, long: LatentSet, batch_size: int) -> Draw:
+    """Batches of the four tasks, which take turns as in `CYCLE`."""
+
+    def draw(step: int, generator: torch.Generator) -> Batch:
+        task = CYCLE[step % len(CYCLE)]
+        if task == "image":
+            count = batch_size * IMAGES_PER_CLIP
+            return sampler.draw(images, count, generator, frames=1, known=0, image_tokens=False)
+        if task == "text":
+            return sampler.draw(clips, batch_size, generator, frames=FRAMES, known=0, image_tokens=False)
+        if task == "inside":
+            known = 1 + int(torch.randint(3, (), generator=generator))
+            batch = sampler.draw(long, batch_size, generator, frames=FRAMES, known=known, inside=True)
+        else:
+            # Once in a while without image tokens, so that the multi-modal prior can be switched off.
+            tokens = step % 40 != 0
+            batch = sampler.draw(clips, batch_size, generator, frames=FRAMES, known=1, image_tokens=tokens)
+        if batch.image_tokens is not None:
+            batch = replace(batch, image_tokens=noised_tokens(batch.image_tokens, 0.2, generator))
+        return batch
+
+    return draw
+
+
+def shift(step: int) -> float:
+    """Of the training times of a step: images have their own."""
+    return IMAGE_SHIFT if CYCLE[step % len(CYCLE)] == "image" else SHIFT
+
+
 def train(
     settings: Settings,
     sampler: Sampler,
@@ -37,31 +71,12 @@ def train(
     torch.manual_seed(settings.seed)
     model = Denoiser()
     model.load_state_dict(initial.state_dict())
-
-    def draw(task: str, step: int, generator: torch.Generator) -> Batch:
-        count = settings.batch_size
-        if task == "image":
-            count *= IMAGES_PER_CLIP
-            return sampler.draw(images, count, generator, frames=1, known=0, image_tokens=False)
-        if task == "text":
-            return sampler.draw(clips, count, generator, frames=FRAMES, known=0, image_tokens=False)
-        if task == "inside":
-            known = 1 + int(torch.randint(3, (), generator=generator))
-            batch = sampler.draw(long, count, generator, frames=FRAMES, known=known, inside=True)
-        else:
-            # Once in a while without image tokens, so that the multi-modal prior can be switched off.
-            tokens = step % 40 != 0
-            batch = sampler.draw(clips, count, generator, frames=FRAMES, known=1, image_tokens=tokens)
-        if batch.image_tokens is not None:
-            batch = replace(batch, image_tokens=noised_tokens(batch.image_tokens, 0.2, generator))
-        return batch
+    draw = drawing(sampler, images, clips, long, settings.batch_size)
 
     def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        task = CYCLE[step % len(CYCLE)]
-        batch = draw(task, step, generator)
-        shift = IMAGE_SHIFT if task == "image" else SHIFT
+        batch = draw(step, generator)
         with autocast(settings.device):
-            terms = model(batch, shift, CONDITION_NOISE, generator)
+            terms = model(batch, shift(step), CONDITION_NOISE, generator)
         return terms
 
     average, seen = fit(model, loss, replace(settings, out=settings.out / "i2v"))

@@ -1,71 +1,159 @@
 """Stage `recover`: a pruned transformer learns to say what the dense one says, which it was made from.
 
 Distillation of the output alone, which suffices where depth is kept (Muralidharan et al. 2024, arXiv 2407.14679): of
-velocities on stored latents, at the times at which the model is asked. The flow matching loss beside it keeps the data
-in sight.
+velocities on stored latents, in the tasks and at the times of stage `i2v`. The flow matching loss beside it keeps the
+data in sight.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from magic141.scheduler import interpolate
-from magic141.train.fields import Field, draw, field
-from magic141.train.flow import Batch, times
+from magic141 import weights
+from magic141.errors import InputError
+from magic141.pipeline import Magic141Pipeline
+from magic141.scheduler import FewStepScheduler, interpolate
+from magic141.sparsify import CRITERIA, PRUNED, apply, parse
+from magic141.sparsify.structured import check_whole
+from magic141.train import i2v
+from magic141.train.fields import Field, draw, field, step_times
+from magic141.train.flow import Batch, Sampler, times
+from magic141.train.latents import CLIPS, IMAGES, LONG, WORLD, encode_sets
 from magic141.train.loop import Progressed, Settings, autocast, fit
+from magic141.train.student import same_plan, store
 from magic141.transformer import Magic141Transformer3DModel
 
-Draw = Callable[[int, torch.Generator], Batch]
-"""(step, generator of this step) -> batch."""
+Losses = list[Callable[[Magic141Transformer3DModel], Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """`shift` of the training times; `step_times` instead of them, where the dense model is a student of few steps.
+class Plan:
+    """What is pruned and how it recovers.
 
-    flow: weight of the flow matching loss. 0 for such a student, whose velocities are not those of the data.
+    sparsity: "structured-0.5" or "blocks-0.25", as `magic141.sparsify.parse` reads it; `criterion` says which parts go,
+        looked up on `calibration` batches.
+    flow: weight of the flow matching loss. 0 for a student of few steps, whose velocities are not those of the data.
+    steps: such a student's; its times are asked instead of all.
     """
 
-    shift: float = 2.0
+    sparsity: str = "structured-0.5"
+    criterion: str = "activation"
+    calibration: int = 10
     flow: float = 0.1
-    step_times: tuple[float, ...] = ()
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        ways = parse(self.sparsity)
+        if len(ways) != 1 or ways[0].kind not in PRUNED:
+            raise InputError(
+                f"sparsity={self.sparsity!r} cannot be recovered: name one of {', '.join(PRUNED)} with its ratio; "
+                "zeros would be trained away, and quantisation comes last (`magic141 sparsify`)"
+            )
+        if self.criterion not in CRITERIA:
+            raise InputError(f"criterion={self.criterion!r} is unknown; use one of {', '.join(CRITERIA)}")
+        for name, least in (("calibration", 1), ("flow", 0), ("steps", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"{name}={value} must be at least {least}")
+
+
+def run(plan: Plan, settings: Settings, latents: Path, dense: Path, stored: int) -> Progressed:
+    """Prune the pipeline in `dense` and train what is left towards it; `settings.out` then holds `student`.
+
+    Raises InputError: the folder holds the run of another plan, `dense` is pruned already, or is a student of few
+    steps and `plan` does not say how many.
+    """
+    asked = {**vars(plan), "seed": settings.seed, "dense": weights.fingerprint(dense)}
+    pipe = Magic141Pipeline.from_pretrained(dense)
+    few = isinstance(pipe.scheduler, FewStepScheduler)
+    if few != (plan.steps is not None):
+        says = "a student of few steps: say how many" if few else "none of few steps: leave them out"
+        raise InputError(f"steps={plan.steps}: {dense.name} is {says}")
+    check_whole(pipe.transformer)
+    same_plan(settings.out, asked)
+    vae, text_encoder = pipe.vae.to(settings.device), pipe.text_encoder.to(settings.device)
+    sets = encode_sets(latents, (IMAGES, CLIPS, LONG), stored, WORLD, vae, text_encoder)
+    sampler = Sampler(text_encoder, pipe.tokenizer, settings.device)
+    batches = i2v.drawing(sampler, *(sets[spec.name] for spec in (IMAGES, CLIPS, LONG)), settings.batch_size)
+    fixed = step_times(plan.steps, pipe.scheduler.config.shift)[:-1] if plan.steps else None
+    transformer = pipe.transformer.float().requires_grad_(True)
+    pruned = pruned_of(plan, transformer, batches, fixed)
+    trained, seen = train(settings, batches, transformer, pruned, plan.flow, fixed)
+    facts = {"method": "recover", **vars(plan), "dense": dense.name, "size": _size(trained, transformer)}
+    store(pipe, trained, pipe.scheduler, {**facts, **vars(seen)}, settings.out / "student")
+    return seen
+
+
+def pruned_of(
+    plan: Plan, dense: Magic141Transformer3DModel, batches: i2v.Draw, fixed: Tensor | None
+) -> Magic141Transformer3DModel:
+    """A pruned copy of `dense`, its importance looked up on the first batches of all tasks."""
+    generators = [torch.Generator().manual_seed(step) for step in range(plan.calibration)]
+    ways = [replace(way, criterion=plan.criterion) for way in parse(plan.sparsity)]
+    shown = [batches(step, generator) for step, generator in enumerate(generators)]
+    pruned: Magic141Transformer3DModel = apply(dense, *ways, calibration=calibration(shown, fixed))
+    return pruned
+
+
+def train(
+    settings: Settings,
+    batches: i2v.Draw,
+    dense: Magic141Transformer3DModel,
+    pruned: Magic141Transformer3DModel,
+    flow: float,
+    fixed: Tensor | None = None,
+) -> tuple[Magic141Transformer3DModel, Progressed]:
+    """Train `pruned` in place towards `dense`; returns the average of its weights, and what it saw."""
+    torch.manual_seed(settings.seed)
+    dense.to(settings.device).requires_grad_(False).eval()
+
+    def step_loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        batch = batches(step, generator)
+        t = asked(len(batch.latents), i2v.shift(step), fixed, generator)
+        batch = _worn(batch, generator)
+        with autocast(settings.device):
+            fields = field(pruned, batch), field(dense, batch)
+            return loss(*fields, batch.latents, batch.known, t, flow, generator)
+
+    average, seen = fit(pruned, step_loss, settings)
+    return average.eval(), seen
 
 
 def loss(
-    pruned: Field, dense: Field, x0: Tensor, known: int, recipe: Recipe, generator: torch.Generator
+    pruned: Field, dense: Field, x0: Tensor, known: int, t: Tensor, flow: float, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Mean squares of `pruned - dense` and `pruned - (eps - x0)` at noised data x0 (B, 16, t, h, w), unknown frames."""
-    t = asked(len(x0), recipe, generator).to(x0.device)
+    """Mean squares of `pruned - dense` and, with weight `flow`, `pruned - (eps - x0)`, over the unknown frames of
+    x0 (B, 16, t, h, w) noised to times t (B,).
+    """
+    t = t.to(x0.device)
     eps = draw(x0, generator)
     x_t = interpolate(x0, eps, t)
     with torch.no_grad():
         aim = dense(x_t, t)
     v = pruned(x_t, t)
-    distil, flow = ((v - other)[:, :, known:].square().mean() for other in (aim, eps - x0))
-    return {"loss": distil + recipe.flow * flow, "distil": distil.detach(), "flow": flow.detach()}
+    distil, data = ((v - other)[:, :, known:].square().mean() for other in (aim, eps - x0))
+    return {"loss": distil + flow * data, "distil": distil.detach(), "flow": data.detach()}
 
 
-def asked(count: int, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """Times (count,): logit-normal and shifted, or drawn evenly from those of the few steps."""
-    if not recipe.step_times:
-        return times(count, recipe.shift, generator)
-    place = torch.randint(len(recipe.step_times), (count,), generator=generator)
-    return torch.tensor(recipe.step_times)[place]
+def asked(count: int, shift: float, fixed: Tensor | None, generator: torch.Generator) -> Tensor:
+    """Times (count,): logit-normal and shifted, or drawn evenly from the `fixed` ones of few steps."""
+    if fixed is None:
+        return times(count, shift, generator)
+    return fixed[torch.randint(len(fixed), (count,), generator=generator)]
 
 
-def calibration(
-    batches: Iterable[Batch], recipe: Recipe, seed: int = 0
-) -> list[Callable[[Magic141Transformer3DModel], Tensor]]:
+def calibration(batches: list[Batch], fixed: Tensor | None = None, seed: int = 0) -> Losses:
     """Flow matching losses for `magic141.sparsify.apply`, one a batch; the same at every call."""
 
     def loss_on(batch: Batch, index: int) -> Callable[[Magic141Transformer3DModel], Tensor]:
         def flow(model: Magic141Transformer3DModel) -> Tensor:
             generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
-            t = asked(len(batch.latents), recipe, generator).to(batch.latents.device)
+            t = asked(len(batch.latents), i2v.SHIFT, fixed, generator).to(batch.latents.device)
             eps = draw(batch.latents, generator)
             v = field(model, batch)(interpolate(batch.latents, eps, t), t)
             return (v - (eps - batch.latents))[:, :, batch.known :].square().mean()
@@ -75,23 +163,15 @@ def calibration(
     return [loss_on(batch, index) for index, batch in enumerate(batches)]
 
 
-def train(
-    settings: Settings,
-    batches: Draw,
-    dense: Magic141Transformer3DModel,
-    pruned: Magic141Transformer3DModel,
-    recipe: Recipe,
-) -> tuple[Magic141Transformer3DModel, Progressed]:
-    """Train `pruned` in place towards `dense`; returns the average of its weights, and what it saw."""
-    torch.manual_seed(settings.seed)
-    dense.to(settings.device)
+def _worn(batch: Batch, generator: torch.Generator) -> Batch:
+    """`batch` with noise on its given frames, as in stage `i2v`: at generation they are generated, not true."""
+    shown = batch.latents.clone()
+    strength = i2v.CONDITION_NOISE * torch.rand(len(shown), 1, 1, 1, 1, generator=generator)
+    shown[:, :, : batch.known] += strength.to(shown.device) * draw(shown[:, :, : batch.known], generator)
+    return replace(batch, latents=shown)
 
-    def step_loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        batch = batches(step, generator)
-        with autocast(settings.device):
-            return loss(
-                field(pruned, batch), field(dense, batch), batch.latents, batch.known, recipe, generator
-            )
 
-    average, seen = fit(pruned, step_loss, replace(settings, out=settings.out / "recover"))
-    return average.eval(), seen
+def _size(pruned: torch.nn.Module, dense: torch.nn.Module) -> float:
+    """The share of the parameters that is left."""
+    count = [sum(parameter.numel() for parameter in model.parameters()) for model in (pruned, dense)]
+    return round(count[0] / count[1], 3)

@@ -22,6 +22,23 @@ STUDENT = "student.json"
 """In such a folder: how its transformer was made, and what that has seen."""
 
 
+def same_plan(folder: Path, asked: dict[str, Any]) -> None:
+    """Write down what `folder` is the run of, or raise InputError where it holds that of another plan."""
+    path = folder / "plan.json"
+    if path.exists():
+        old = json.loads(path.read_text("utf-8"))
+        for name, value in asked.items():
+            if old.get(name) != value:
+                raise InputError(
+                    f"{folder} holds a run with {name}={old.get(name)!r}, and {value!r} is asked: "
+                    "give this one another --name"
+                )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".tmp").write_text(json.dumps(asked, indent=1) + "\n", "utf-8", newline="\n")
+    os.replace(path.with_suffix(".tmp"), path)
+
+
 def store(
     pipe: Magic141Pipeline,
     transformer: Magic141Transformer3DModel,
@@ -52,7 +69,9 @@ def pack(student: Path, target: Path) -> None:
     Raises InputError where `student` is none.
     """
     if not (student / STUDENT).is_file():
-        raise InputError(f"{student} has no {STUDENT}: name a student or snapshot that `distill` left")
+        raise InputError(
+            f"{student} has no {STUDENT}: name a student or snapshot that `distill` or `recover` left"
+        )
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(student, partial)

@@ -11,7 +11,7 @@ import pytest
 from bench import hardware
 from bench.errors import RunError, SuiteError
 from bench.gate import environments
-from bench.gate.run import Result, order
+from bench.gate.run import Result, forks, order
 from bench.gate.verdicts import Verdict
 from tests.bench.gate.conftest import SCRIPT, Repository
 
@@ -199,6 +199,13 @@ def test_no_directory_with_another_magic141_is_on_the_path(gate: Gate, repositor
     said = reason(gate("base", "head"))
     assert "RuntimeError: []" in said
     assert any((Path(entry) / "magic141").exists() for entry in [*sys.path, str(hardware.ROOT)])
+
+
+def test_who_is_forked_first_is_balanced_against_who_begins() -> None:
+    seen = [(forks(restart)[0], next(order(4, restart))) for restart in range(12)]
+    assert {pair: seen.count(pair) for pair in seen} == dict.fromkeys(
+        [(name, first) for name in ("base", "head") for first in (True, False)], 3
+    )
 
 
 def test_the_order_is_balanced() -> None:

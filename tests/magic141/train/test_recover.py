@@ -1,14 +1,24 @@
 """Recovery of a pruned model, on tensors small enough for a unit test."""
 
+import json
+import re
+
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from magic141.errors import InputError
+from magic141.pipeline import Magic141Pipeline
 from magic141.sparsify import Sparsity, apply
 from magic141.train import recover
+from magic141.train.__main__ import app
 from magic141.train.flow import Batch
 from magic141.train.loop import Settings
-from magic141.train.recover import Recipe
+from magic141.train.recover import Plan
+from magic141.train.student import STUDENT
 from magic141.transformer import Magic141Transformer3DModel
+
+T = torch.full((4,), 0.5)
 
 
 def gen(seed=0):
@@ -52,13 +62,12 @@ def batch(known=1, seed=1):
 
 def test_the_loss_is_zero_where_the_models_agree_and_grows_with_the_square_of_their_difference():
     x0 = torch.randn(4, 16, 3, 2, 2, generator=gen())
-    recipe = Recipe(flow=0.0)
 
     def off_by(amount):
         def pruned(x_t, t):
             return x_t + amount
 
-        return recover.loss(pruned, lambda x_t, t: x_t, x0, 1, recipe, gen(1))["loss"].item()
+        return recover.loss(pruned, lambda x_t, t: x_t, x0, 1, T, 0.0, gen(1))["loss"].item()
 
     assert off_by(0.0) == 0
     assert off_by(0.5) == pytest.approx(0.25, rel=1e-5)
@@ -67,7 +76,7 @@ def test_the_loss_is_zero_where_the_models_agree_and_grows_with_the_square_of_th
 def test_the_flow_term_is_zero_for_the_velocity_of_the_data():
     x0 = torch.zeros(4, 16, 3, 2, 2)  # then x_t = t eps, and the velocity is x_t / t
     terms = recover.loss(
-        lambda x_t, t: x_t / t.view(-1, 1, 1, 1, 1), lambda x_t, t: x_t * 0, x0, 1, Recipe(flow=0.5), gen()
+        lambda x_t, t: x_t / t.view(-1, 1, 1, 1, 1), lambda x_t, t: x_t * 0, x0, 1, T, 0.5, gen()
     )
     assert terms["flow"] < 1e-9
     assert terms["distil"].item() == pytest.approx(1, abs=0.2)  # the power of eps
@@ -80,18 +89,18 @@ def test_known_frames_are_no_question():
     def wrong_there(x_t, t):
         return torch.cat([x_t[:, :, :2] + 9, x_t[:, :, 2:]], dim=2)
 
-    assert recover.loss(wrong_there, lambda x_t, t: x_t, x0, 2, Recipe(flow=0.0), gen())["loss"] == 0
+    assert recover.loss(wrong_there, lambda x_t, t: x_t, x0, 2, T, 0.0, gen())["loss"] == 0
 
 
 def test_a_student_of_few_steps_is_asked_at_its_own_times():
-    t = recover.asked(400, Recipe(step_times=(1.0, 0.9, 0.5)), gen())
+    t = recover.asked(400, 3.0, torch.tensor([1.0, 0.9, 0.5]), gen())
     assert {round(value, 4) for value in t.tolist()} == {1.0, 0.9, 0.5}
-    t = recover.asked(400, Recipe(), gen())
+    t = recover.asked(400, 3.0, None, gen())
     assert ((t > 0) & (t < 1)).all()
 
 
 def test_calibration_is_the_same_at_every_call_and_tells_what_matters(dense):
-    losses = recover.calibration([batch(), batch(seed=2)], Recipe())
+    losses = recover.calibration([batch(), batch(seed=2)])
     first, second = ([loss(dense).item() for loss in losses] for _ in range(2))
     assert first == second
     assert first[0] != first[1]
@@ -100,18 +109,73 @@ def test_calibration_is_the_same_at_every_call_and_tells_what_matters(dense):
 
 
 def test_a_pruned_model_comes_nearer_to_the_dense_one(dense, tmp_path):
-    pruned = apply(dense, Sparsity(kind="structured", ratio=0.5))
+    plan = Plan(calibration=2)
+    pruned = recover.pruned_of(plan, dense, lambda *_: batch(seed=1), None)
+    assert pruned.config.pruned_ratio == 0.5
     before = {name: tensor.clone() for name, tensor in dense.state_dict().items()}
-    recipe = Recipe(flow=0.0)
 
     def distance(model):
         fields = (recover.field(of, batch(seed=9)) for of in (model, dense))
-        return recover.loss(*fields, batch(seed=9).latents, 1, recipe, gen())["distil"].item()
+        return recover.loss(*fields, batch(seed=9).latents, 1, T, 0.0, gen())["distil"].item()
 
     start = distance(pruned)
     settings = Settings(out=tmp_path, samples=4 * 40, batch_size=4, lr=1e-3, warmup_steps=1, ema=0.9)
-    model, seen = recover.train(settings, lambda *_: batch(seed=1), dense, pruned, recipe)
+    model, seen = recover.train(settings, lambda *_: batch(seed=1), dense, pruned, flow=0.0)
     assert seen.step == 40
     assert distance(model) < 0.8 * start
     assert all(torch.equal(tensor, before[name]) for name, tensor in dense.state_dict().items())
-    assert (tmp_path / "recover" / "checkpoint.pt").exists()
+    assert (tmp_path / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sparsity": "none"}, "'none' cannot be recovered"),
+        ({"sparsity": "n:m-0.5"}, "zeros would be trained away"),
+        ({"sparsity": "structured-0.5+int8"}, "quantisation comes last"),
+        ({"sparsity": "structured-1.5"}, "ratio=1.5"),
+        ({"criterion": "luck"}, "'luck' is unknown"),
+        ({"calibration": 0}, "calibration=0 must be at least 1"),
+        ({"flow": -1.0}, "flow=-1.0 must be at least 0"),
+        ({"steps": 0}, "steps=0 must be at least 1"),
+    ],
+)
+def test_plans_that_make_no_sense_are_refused(changes, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        Plan(**changes)
+
+
+def test_the_command_prunes_trains_and_packs_what_is_used_by_name(tmp_path):
+    def command(*words):
+        return CliRunner().invoke(app, [*words, "--out", str(tmp_path)], catch_exceptions=False)
+
+    words = (
+        "recover",
+        "--sparsity",
+        "structured-0.75",
+        "--batch-size",
+        "1",
+        "--samples",
+        "1",
+        "--stored",
+        "64",
+    )
+    assert command(*words).exit_code == 0
+    made = tmp_path / "recover" / "student"
+    pipe = Magic141Pipeline.from_pretrained(made)
+    assert pipe.transformer.config.pruned_ratio == 0.75
+    assert json.loads((made / STUDENT).read_text("utf-8"))["size"] < 0.5
+    assert (
+        CliRunner().invoke(app, ["pack", "--student", str(made), "--target", str(tmp_path / "p75")]).exit_code
+        == 0
+    )
+    card = (tmp_path / "p75" / "README.md").read_text("utf-8")
+    assert "# magic141 p75" in card
+    assert "structured-0.75 by activation" in card
+    assert not (tmp_path / "p75" / "vae").exists()  # lab ships it
+    with pytest.raises(InputError, match="holds a run with criterion='activation'"):
+        command(*words, "--criterion", "taylor")
+    with pytest.raises(InputError, match="steps=4: lab is none of few steps"):
+        command("recover", "--name", "other", "--steps", "4")
+    with pytest.raises(InputError, match="pruned already"):
+        command(*words, "--name", "twice", "--dense", str(made))
