@@ -59,10 +59,11 @@ def steady(seconds: Sequence[float]) -> bool:
 def latency(timed: Timed, suite: Suite, threads: int, first: Sample) -> Latency:
     """Warms up after the `first` generation, then takes `repeats` valid samples, at most `extra_repeats` more."""
     warm = [first.seconds]
-    while len(warm) <= suite.warmup or (len(warm) <= suite.warmup_limit and not steady(warm)):
+    limit = suite.warmup_limit if suite.warmup else 0
+    while len(warm) <= suite.warmup or (len(warm) <= limit and not steady(warm)):
         warm.append(timed(len(warm) - 1, "warm-up").seconds)
     warnings = []
-    if suite.warmup_limit > suite.warmup and not steady(warm):
+    if limit > suite.warmup and not steady(warm):
         warnings.append(f"times still had a trend after {len(warm) - 1} generations of warm-up")
 
     device, cores = nvml.open_device(), psutil.cpu_count() or 1

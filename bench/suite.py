@@ -158,7 +158,11 @@ class Suite(Strict):
     metrics: list[str] = Field(min_length=1, description="names that the scorer knows")
     scorer: str = Field("bench.scorers:LAB", description="package.module:NAME, see bench/scorers.py")
     quality_batch: int = Field(16, ge=1, description="clips generated at once in the quality pass")
-    warmup: int = Field(1, ge=0, description="generations thrown away before timing, at least")
+    warmup: int = Field(
+        1,
+        ge=0,
+        description="generations thrown away before timing, at least; 0: none, even if a trend remains",
+    )
     warmup_limit: int = Field(5, ge=0, description="the same at most, while times still have a trend")
     repeats: int = Field(5, ge=1, description="timed generations of `batch_size` clips")
     extra_repeats: int | None = Field(
@@ -288,7 +292,7 @@ class Cell(Strict):
             "scores": protocols,
         }
         flags: tuple[str, ...] = getattr(system, "flags", ())
-        timed = (1 + max(suite.warmup, 2) + suite.repeats + 1) * batch_size
+        timed = (1 + (max(suite.warmup, 2) if suite.warmup else 0) + suite.repeats + 2) * batch_size
         return cls(
             id=digest(question),
             system=name,

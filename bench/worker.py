@@ -211,9 +211,12 @@ def _passes(job: Job, phase: _Phase, found: dict[str, Any]) -> None:
     found["contamination"], found["flags"] = times.contamination, (*facts.flags, *times.flags)
     found["windows"], found["warnings"] = times.windows, times.warnings
     phase.enter("memory")
-    found["memory"] = measure.memory(
-        lambda stages: _generate(system, _batch(requests, cell, 0), phase.watch(stages)), baseline
-    )
+    made: list[Output] = []
+
+    def generate(stages: measure.Stopwatch) -> None:
+        made[:] = [_generate(system, _batch(requests, cell, 0), phase.watch(stages))]
+
+    found["memory"] = measure.memory(generate, baseline)
     quiet = phase.enter("energy")
     found["energy_joules"] = energy.joules(
         lambda: _generate(system, _batch(requests, cell, 0), quiet), nvml.open_device()
@@ -221,7 +224,10 @@ def _passes(job: Job, phase: _Phase, found: dict[str, Any]) -> None:
     if RANDOM_WEIGHTS in cell.flags:
         return  # a score of noise would be taken for the system's
     phase.enter("quality")
-    output = _quality(job, system, requests, phase)
+    # One batch of all prompts, as a long video is, has been made already: scores mind no profiler.
+    whole = len(requests) == cell.batch_size
+    output = made.pop() if whole else _quality(job, system, requests, phase)
+    made.clear()
     phase.enter("score")
     _score(job, system.fps, requests, output, found)
 
