@@ -231,7 +231,8 @@ def markdown(table: Sequence[AnalyticRow]) -> str:
         )
     lines += [
         "",
-        "Deviations are of one denoiser: wan-2.2-a14b has two of them.",
+        "Deviations are of one denoiser: wan-2.2-a14b has two of them. A claim is a name's round figure, so it may be",
+        "far off; the checkpoint's own count is of the tensors that were published.",
         "",
         "## Arithmetic of one clip",
         "",

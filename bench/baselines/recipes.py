@@ -1,8 +1,9 @@
 """Published text-to-video systems as facts: configuration, sampling recipe, size, and where each is written.
 
 Plain data, no torch. Class names are diffusers'; configurations name what differs from the class's own defaults,
-which are those of the first checkpoint of each family. A recipe that several sources tell differently follows the
-hub's card of the diffusers weights.
+which are those of the first checkpoint of each family. Where sources differ, the citation names the one that is
+followed and what the other says; files are those of the repository named before them. "Secondary" marks a figure
+that was read where others quote it, not in the original.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ class Recipe:
     """One system. Sizes are those of one clip; `compression` is (time, height, width) of the VAE and `patch` of the
     transformer in latents. `passes_per_step` counts forward passes of one clip, guidance included.
 
-    `claimed` is the publication's own words for its size. `checkpoint_parameters` is the count in the headers of the
-    published safetensors where it is known, and then `parameters_source` says from where.
+    `claimed` is the publication's own words for its size, which round. `checkpoint_parameters` is the exact count of
+    one denoiser's published weights, and `parameters_source` says where it was read.
     """
 
     name: str
@@ -54,7 +55,7 @@ class Recipe:
     prompt_template: str = ""
     claimed: str
     claimed_parameters: float
-    checkpoint_parameters: int | None = None
+    checkpoint_parameters: int
     parameters_source: str
     citation: str
 
@@ -93,7 +94,6 @@ _HUNYUAN: dict[str, Any] = {
     "claimed": "over 13 billion parameters",
     "claimed_parameters": 13e9,
     "checkpoint_parameters": 12_821_012_544,
-    "parameters_source": "safetensors headers of the hub's checkpoint, as its users report them",
     "prompt_template": "the pipeline's: a system prompt asks Llama for a description in five aspects",
 }
 _WAN: dict[str, Any] = {
@@ -127,7 +127,6 @@ _COGVIDEOX: dict[str, Any] = {
     "text_encoder": "T5 v1.1 XXL",
     "text_tokens": 226,
     "text_width": 4096,
-    "citation": "arXiv 2408.06072; recipe: the model card; configuration: diffusers' conversion script",
 }
 _COGVIDEOX_SCHEDULER = {
     "beta_start": 0.00085,
@@ -146,7 +145,9 @@ _ALL = (
         hub="hunyuanvideo-community/HunyuanVideo",
         text_encoder="Llama 3 8B (LLaVA), CLIP-L pooled",
         text_tokens=256,
-        citation="arXiv 2412.03603; recipe and configuration: defaults of diffusers' pipeline and transformer",
+        parameters_source="the hub's tensors as users count them (secondary); the hub lists 25.6 GB of bfloat16",
+        citation="arXiv 2412.03603; recipe: Tencent/HunyuanVideo, hyvideo/config.py, hyvideo/constants.py (template), "
+        "sample_video.py (fps); configuration: defaults of diffusers' transformer",
     ),
     Recipe(
         **_HUNYUAN,
@@ -157,7 +158,10 @@ _ALL = (
         image_to_video=True,
         text_encoder="LLaVA (Llama 3 8B), CLIP-L pooled",
         text_tokens=400,  # 256 of text, and every fourth of 576 of the image
-        citation="arXiv 2412.03603; recipe: example of diffusers' image-to-video pipeline",
+        parameters_source="the hub's tensors as users count them (secondary)",
+        citation="arXiv 2412.03603; recipe: Tencent/HunyuanVideo-I2V, README.md, its stable mode (the high-dynamic one "
+        "has shift 17), sample_image2video.py (fps), hyvideo/constants.py (template), hyvideo/inference.py (image "
+        "tokens); configuration: diffusers' image-to-video pipeline",
     ),
     Recipe(
         **_WAN,
@@ -174,8 +178,9 @@ _ALL = (
         claimed="1.3B",
         claimed_parameters=1.3e9,
         checkpoint_parameters=1_418_996_800,
-        parameters_source="safetensors headers of the hub's checkpoint, as its users report them",
-        citation="arXiv 2503.20314; recipe: README of Wan-Video/Wan2.1 (guidance 6, shift 8 for 1.3B)",
+        parameters_source="the hub's metadata and its file of 5,676,070,424 bytes, float32 and header (secondary)",
+        citation="arXiv 2503.20314; recipe: Wan-Video/Wan2.1, README.md (size, guidance 6, shift 8 for 1.3B), "
+        "generate.py (steps, frames), wan/configs/shared_config.py (fps, text), wan/configs/wan_t2v_1_3B.py",
     ),
     Recipe(
         **_WAN,
@@ -191,8 +196,9 @@ _ALL = (
         claimed="14B",
         claimed_parameters=14e9,
         checkpoint_parameters=14_288_491_584,
-        parameters_source="safetensors headers of the hub's checkpoint (57,153,966,336 bytes of float32)",
-        citation="arXiv 2503.20314; recipe: diffusers' pipeline (shift 5 at 720p), README of Wan-Video/Wan2.1",
+        parameters_source="the hub's metadata of its float32 safetensors (secondary)",
+        citation="arXiv 2503.20314; recipe: Wan-Video/Wan2.1, README.md (720p, shift 5), generate.py (steps, guidance, "
+        "frames), wan/configs/shared_config.py (fps, text), wan/configs/wan_t2v_14B.py",
     ),
     Recipe(
         **_WAN,
@@ -211,8 +217,9 @@ _ALL = (
         claimed="27B in two experts, 14B active a step",
         claimed_parameters=14e9,
         checkpoint_parameters=14_288_491_584,
-        parameters_source="safetensors headers of each expert (57,153,966,336 bytes of float32)",
-        citation="README of Wan-Video/Wan2.2; arXiv 2503.20314; recipe: the model card and Wan2.2's configuration",
+        parameters_source="index of each expert on the hub: 57,153,966,336 bytes of float32 (secondary)",
+        citation="arXiv 2503.20314; recipe: Wan-Video/Wan2.2, wan/configs/wan_t2v_A14B.py (steps, guidance, shift, "
+        "boundary), wan/configs/shared_config.py (frames, fps, text), README.md (size)",
     ),
     Recipe(
         **_WAN
@@ -251,8 +258,10 @@ _ALL = (
         fps=24,
         claimed="5B",
         claimed_parameters=5e9,
-        parameters_source="README of Wan-Video/Wan2.2",
-        citation="README of Wan-Video/Wan2.2 (16×16×4 VAE, 720p24); configuration: diffusers' conversion script",
+        checkpoint_parameters=4_999_787_712,
+        parameters_source="index on the hub: 19,999,150,848 bytes of float32 (secondary)",
+        citation="recipe: Wan-Video/Wan2.2, wan/configs/wan_ti2v_5B.py (steps, guidance, shift, frames, fps), "
+        "README.md (16×16×4 VAE, 1280×704); configuration: diffusers' conversion script",
     ),
     Recipe(
         name="ltx-video-2b",
@@ -284,8 +293,12 @@ _ALL = (
         text_width=4096,
         claimed="1.9B",
         claimed_parameters=1.9e9,
-        parameters_source="the paper; the published weights load strictly into this configuration",
-        citation="arXiv 2501.00103; recipe: example of diffusers' pipeline; configuration: its script for 0.9.0",
+        checkpoint_parameters=1_923_385_472,
+        parameters_source="a-r-r-o-w/finetrainers, docs/training/ltx_video.md, parameters of full fine-tuning; the hub "
+        "lists 4.94 and 2.75 GB of float32",
+        citation="arXiv 2501.00103; recipe: example and defaults of diffusers' pipeline (Lightricks/LTX-Video, "
+        "configs/ltxv-2b-0.9.yaml: the same guidance, 40 steps, and a third pass of skipped attention, which that "
+        "pipeline lacks); shift: ltx_video/schedulers/rf.py; configuration: diffusers' script for 0.9.0",
     ),
     Recipe(
         name="ltx-2",
@@ -308,9 +321,10 @@ _ALL = (
             "shift_terminal": 0.1,
         },
         hub="Lightricks/LTX-2",
-        num_inference_steps=30,
+        num_inference_steps=40,
         guidance_scale=3.0,
-        passes_per_step=4,  # with and without text, skipped attention, modalities apart: diffusers' defaults
+        passes_per_step=4,  # with and without text, skipped attention, modalities apart
+        call={"spatio_temporal_guidance_blocks": [29]},
         height=512,
         width=768,
         num_frames=121,
@@ -323,8 +337,11 @@ _ALL = (
         audio_tokens_per_second=25.0,
         claimed="19B: 14B of video and 5B of audio",
         claimed_parameters=19e9,
-        parameters_source="the paper",
-        citation="arXiv 2601.03233; recipe and configuration: defaults of diffusers' pipeline and transformer",
+        checkpoint_parameters=18_876_174_592,
+        parameters_source="the hub's metadata as unslothai/unsloth, model-catalog.ts, has it (secondary)",
+        citation="arXiv 2601.03233; recipe: Lightricks/LTX-2, packages/ltx-pipelines, utils/constants.py, LTX_2_PARAMS "
+        "(diffusers' defaults, 30 steps and block 28, are LTX-2.3's); packages/ltx-core, components/schedulers.py "
+        "(shift), README.md (audio tokens); configuration: defaults of diffusers' transformer",
     ),
     Recipe(
         **_COGVIDEOX,
@@ -334,7 +351,11 @@ _ALL = (
         scheduler_config={**_COGVIDEOX_SCHEDULER, "snr_shift_scale": 3.0},
         claimed="2B",
         claimed_parameters=2e9,
-        parameters_source="the model's name; the published weights load strictly into this configuration",
+        checkpoint_parameters=1_693_783_872,
+        parameters_source="the hub's tensors as a user counts them (secondary); the hub lists 3.39 GB of float16",
+        citation="arXiv 2408.06072; recipe: THUDM/CogVideo, README.md (size, frames, fps, text), inference/cli_demo.py "
+        "(steps, guidance, DDIM for 2B); schedule: sat/configs/cogvideox_2b.yaml, the hub's scheduler_config.json; "
+        "configuration: diffusers' conversion script",
     ),
     Recipe(
         **_COGVIDEOX,
@@ -348,9 +369,15 @@ _ALL = (
         vae_config={"scaling_factor": 0.7},
         scheduler="CogVideoXDPMScheduler",
         scheduler_config={**_COGVIDEOX_SCHEDULER, "snr_shift_scale": 1.0},
+        call={"use_dynamic_cfg": True},
         claimed="5B",
         claimed_parameters=5e9,
-        parameters_source="the model's name; the published weights load strictly into this configuration",
+        checkpoint_parameters=5_570_283_072,
+        parameters_source="finetrainers' page on CogVideoX, parameters of full fine-tuning (secondary: from a copy); "
+        "the hub lists 9.93 and 1.22 GB of bfloat16",
+        citation="arXiv 2408.06072; recipe: THUDM/CogVideo, README.md (size, frames, fps, text), inference/cli_demo.py "
+        "(steps, guidance, DPM with dynamic guidance for 5B); schedule: sat/configs/cogvideox_5b.yaml; configuration: "
+        "diffusers' conversion script",
     ),
 )
 RECIPES = {recipe.name: recipe for recipe in _ALL}
