@@ -129,17 +129,32 @@ def show(
 
 
 @app.command()
-def diff(first: RunName, second: RunName, out: Out = RESULTS) -> None:
-    """Compare two runs cell by cell: scores by paired samples, refused where protocols differ."""
+def diff(
+    first: RunName,
+    second: RunName,
+    out: Out = RESULTS,
+    cells: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            "--cells", metavar="ID ID", help="One cell of each run, instead of those that both have."
+        ),
+    ] = None,
+) -> None:
+    """Compare two runs, or two cells of one: scores by paired samples, refused where protocols differ."""
     with typed_errors():
         from bench import tables
-        from bench.compare import compare
+        from bench.command import one_cell
+        from bench.compare import compare, pair
         from bench.errors import RunError
         from bench.records import Store, latest
         from bench.runner import locate
 
         folders = locate(first, out), locate(second, out)
         records = [latest(Store(folder).records()) for folder in folders]
+        if cells is not None:
+            chosen = [one_cell(*both) for both in zip(records, cells, strict=True)]
+            console.print(tables.differences(pair(chosen[0], chosen[1], folders)))
+            return
         labels = {
             cell: tables.label(record, list(records[0].values())) for cell, record in records[0].items()
         }

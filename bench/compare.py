@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.errors import RunError
 from bench.records import END_TO_END, Record, Score, Timing, read_samples
 from evals import statistics
 
@@ -40,15 +41,34 @@ def compare(
         b = second.get(cell)
         if b is None or a.kind != "cell":
             continue
-        if a.outcome != "ok" or b.outcome != "ok":
-            same = "" if a.outcome == b.outcome else "differs"
-            yield Difference(cell, labels[cell], "outcome", a.outcome, b.outcome, verdict=same)
-            continue
-        yield _latency(a, b, labels[cell])
-        pairs = paired_samples(a, b, folders)
-        for name in a.scores:
-            if name in b.scores:
-                yield _score(a, b, name, labels[cell], pairs.get(name))
+        yield from _differences(a, b, folders, labels[cell])
+
+
+def pair(a: Record, b: Record, folders: tuple[Path, Path]) -> list[Difference]:
+    """Second minus first of two cells that answer the same prompts with the same seeds.
+
+    Raises RunError where they do not; RecordError for samples that are not the recorded ones.
+    """
+    asked = [record.prompts.source if record.prompts else "unknown" for record in (a, b)]
+    for what, one, two in (("prompts", *asked), ("seeds", a.seeds, b.seeds)):
+        if one != two:
+            raise RunError(f"cells {a.cell} and {b.cell} cannot be paired: their {what} are {one} and {two}")
+    named = {name: (a.knobs.get(name), b.knobs.get(name)) for name in dict.fromkeys([*a.knobs, *b.knobs])}
+    changed = ", ".join(f"{name} {one} → {two}" for name, (one, two) in named.items() if one != two)
+    systems = a.system if a.system == b.system else f"{a.system} → {b.system}"
+    return list(_differences(a, b, folders, ": ".join(filter(None, [systems, changed]))))
+
+
+def _differences(a: Record, b: Record, folders: tuple[Path, Path], label: str) -> Iterator[Difference]:
+    if a.outcome != "ok" or b.outcome != "ok":
+        same = "" if a.outcome == b.outcome else "differs"
+        yield Difference(a.cell, label, "outcome", a.outcome, b.outcome, verdict=same)
+        return
+    yield _latency(a, b, label)
+    pairs = paired_samples(a, b, folders)
+    for name in a.scores:
+        if name in b.scores:
+            yield _score(a, b, name, label, pairs.get(name))
 
 
 def paired_samples(a: Record, b: Record, folders: tuple[Path, Path]) -> dict[str, np.ndarray]:

@@ -22,7 +22,7 @@ from bench.records import Contamination
 STEAL = 0.02
 """Share of the cores' time that the hypervisor may give to others: as much as medians here differ anyway."""
 PRESSURE = 0.15
-"""Share of the time in which some task waited for a core. On two cores a lab clip alone made it 0.06 at most, and beside
+"""Share of the time in which some task waited for a core. On two cores a lab clip alone made it 0.06 at most, beside
 two busy processes 0.57 to 0.93."""
 SWITCHES = 200.0
 """Times a second that each thread may be made to leave its core, where nobody counts waiting. Threads of one process

@@ -37,7 +37,7 @@ def test_the_command_line_is_frozen() -> None:
         "merge": ["runs", "--out", "--mixed", "--no-report"],
         "ls": ["--out"],
         "show": ["name", "--out", "--cell"],
-        "diff": ["first", "second", "--out"],
+        "diff": ["first", "second", "--out", "--cells"],
         "gate": [
             "--base",
             "--head",
@@ -202,8 +202,11 @@ def test_runs_are_listed_shown_and_compared(tmp_path: Path, suite_file: SuiteFil
     compared = bench("diff", first, second, "--out", out)[1]
     assert compared.count("no difference seen") == 4
     assert "one process each" in compared
-    cell = json.loads((out / first / "records.jsonl").read_text().splitlines()[0])["cell"]
-    assert json.loads(bench("show", first, "--out", out, "--cell", cell[:8])[1])["cell"] == cell
+    one, two = (
+        json.loads(line)["cell"] for line in (out / first / "records.jsonl").read_text().splitlines()[:2]
+    )
+    assert "brightness" in bench("diff", first, first, "--out", out, "--cells", one[:8], two[:8])[1]
+    assert json.loads(bench("show", first, "--out", out, "--cell", one[:8])[1])["cell"] == one
     code, output = bench("show", first, "--out", out, "--cell", "zzzz")
     assert code == 2
     assert "0 cells" in output

@@ -3,8 +3,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
-from bench.compare import compare
+from bench.compare import compare, pair
+from bench.errors import RunError
 from bench.records import Record, Score, write_samples
 
 Make = Callable[..., Record]
@@ -52,3 +54,17 @@ def test_outcomes_are_compared_first(make: Make, tmp_path: Path) -> None:
 
 def test_cells_pair_by_id_alone(make: Make, tmp_path: Path) -> None:
     assert list(compare({"c0": make("c0")}, {"c1": make("c1")}, (tmp_path, tmp_path), {"c0": "x"})) == []
+
+
+def test_two_cells_of_the_same_prompts_pair_whatever_their_knobs(make: Make, tmp_path: Path) -> None:
+    folders = tmp_path / "a", tmp_path / "b"
+    records = (
+        cell(make, folders[0], [1.0, 2.0, 3.0], cell="c0", knobs={"overlap": 1, "seconds": 60}),
+        cell(make, folders[1], [2.0, 3.1, 4.0], cell="c1", knobs={"overlap": 3, "seconds": 60}),
+    )
+    score = next(one for one in pair(*records, folders) if one.what == "m")
+    assert (score.verdict, score.n) == ("better", "3")
+    assert score.label.endswith(": overlap 1 → 3")
+    other = records[1].model_copy(update={"seeds": (1,)})
+    with pytest.raises(RunError, match="cannot be paired: their seeds are"):
+        pair(records[0], other, folders)
