@@ -1,4 +1,4 @@
-"""The adapter of any diffusers folder: on a scripted pipeline."""
+"""The adapter of any diffusers folder: on a scripted pipeline, and on a real one at test scale."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bench.baselines.diffusers_folder import DiffusersFolder
+from bench.baselines.peers import Peer
 from bench.errors import UnsupportedError
 from bench.measure import Stopwatch
 from bench.systems import Request
@@ -82,3 +83,38 @@ def test_weights_are_hashed_by_content(tmp_path: Path) -> None:
     assert DiffusersFolder(model=str(tmp_path)).weights() == first
     (tmp_path / "vae" / "model.safetensors").write_bytes(b"2")
     assert DiffusersFolder(model=str(tmp_path)).weights() != first
+
+
+@pytest.fixture(scope="module")
+def wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real pipeline at test scale, saved as its users save one."""
+    peer = Peer(system="wan-2.1-1.3b", mode="tiny")
+    peer.load()
+    folder = tmp_path_factory.mktemp("wan")
+    peer._pipeline.save_pretrained(folder)
+    return folder
+
+
+SIZE = {"height": 32, "width": 32, "num_frames": 5, "num_inference_steps": 2}
+
+
+def test_a_real_pipeline_is_loaded_and_timed_stage_by_stage(wan: Path) -> None:
+    system = DiffusersFolder(model=str(wan), guidance_scale=3.0, precision="fp32", **SIZE)
+    assert len(system.weights() or "") == 64
+    system.load()
+    stopwatch = Stopwatch()
+    output = system.generate(REQUESTS, stopwatch)
+    assert output.frames.shape == (2, 5, 32, 32, 3)
+    assert output.frames.dtype == np.uint8
+    counts = {name: len(values) for name, values in stopwatch.samples.items()}
+    assert counts == {"text encode": 1, "denoise": 2, "vae decode": 1}
+    alone = system.generate(REQUESTS[1:], Stopwatch()).frames
+    assert abs(alone.astype(int) - output.frames[1:]).max() <= 1  # a clip does not depend on its batch
+
+
+def test_a_peer_of_mode_real_takes_such_a_folder(wan: Path) -> None:
+    peer = Peer(system="wan-2.1-1.3b", mode="real", model=str(wan), precision="fp32", **SIZE)
+    assert peer.weights()
+    assert peer.flags == ()
+    peer.load()
+    assert peer.generate(REQUESTS, Stopwatch()).frames.shape == (2, 5, 32, 32, 3)
