@@ -64,7 +64,7 @@ class DiffusersFolder:
         from diffusers import DiffusionPipeline
 
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        pipeline = DiffusionPipeline.from_pretrained(self._folder(), torch_dtype=dtype)
+        pipeline = DiffusionPipeline.from_pretrained(self._folder(), dtype=dtype)
         pipeline.set_progress_bar_config(disable=True)
         self._pipeline = pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
 

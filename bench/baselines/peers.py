@@ -122,7 +122,7 @@ class Peer:
 
             cls = getattr(diffusers, self.recipe.pipeline)
             pipeline = cls.from_pretrained(
-                str(self._folder()), torch_dtype={"vae": vae_dtype, "default": dtype}
+                str(self._folder()), dtype={"vae": vae_dtype, "default": dtype}
             ).to(device)
         else:
             pipeline = build(self.recipe, self._small, device, dtype, vae_dtype)
