@@ -83,7 +83,8 @@ class Isolation:
     """Starts children, one at a time. `imports` are the modules to have loaded before any of them."""
 
     def __init__(self, imports: Sequence[str]) -> None:
-        self._imports = tuple(imports)
+        imports = ("magic141", *imports)  # first: it quietens what the others would say of each other
+        self._imports = imports
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         self._context: Any = multiprocessing.get_context(method)
         if method == "forkserver":

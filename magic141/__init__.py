@@ -7,6 +7,7 @@ Importing the package is light: PyTorch comes with the first class that is asked
 """
 
 from importlib import import_module
+from logging import LogRecord, getLogger
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,6 +30,15 @@ _MODULES = {
     "Magic141Pipeline": "magic141.pipeline",
     "Magic141Transformer3DModel": "magic141.transformer",
 }
+
+
+def _says_what_users_can_mend(record: LogRecord) -> bool:
+    return not any(words in record.getMessage() for words in ("Enum subclass", "Unable to import `torchao`"))
+
+
+# Where torchao is installed, diffusers imports it, and three lines about their inner workings greet every start.
+for _name in ("torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):
+    getLogger(_name).addFilter(_says_what_users_can_mend)
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,7 @@ from reports import text
 from reports.clips import Strip
 from reports.load import Run
 from reports.metrics import Metric
+from reports.overhead import FACTOR, overhead_bound
 from reports.rows import Row
 
 
@@ -25,6 +26,12 @@ def caveats(
         found.append(
             f"{text.count(len(left_out), 'row')} of clips left out to keep this file small: {titles}. "
             "The run folder has them all, under clips."
+        )
+    if bound := overhead_bound(rows):
+        found.append(
+            f"overhead-bound, since a clip's denoising step takes over {FACTOR:g} times what it takes in the largest "
+            "batch, and fewer weights hardly make it faster: "
+            + _labels([row for row in rows if row.key in bound])
         )
     return found + list(dict.fromkeys(problems)) + _noted(rows)
 

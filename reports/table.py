@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bench.records import Memory, Record, Score, Timing
 from reports import text
 from reports.metrics import Metric
+from reports.overhead import overhead_bound
 from reports.rows import Row
 
 MEMORY = {
@@ -45,6 +46,7 @@ class Table:
             ("Not run yet", [row for row in self.rows if row.record is None]),
         )
         self.groups = [(name, rows) for name, rows in parts if rows]
+        self._overhead = overhead_bound(self.rows)
         self._best = {metric.title: best.row.key for metric in self.metrics if (best := metric.best())}
 
     def fields(self, row: Row) -> list[Field]:
@@ -53,11 +55,20 @@ class Table:
         if record is None:
             return []
         return [
-            _timing(row.latency, record),
+            replace(_timing(row.latency, record), note=self._bound(row)),
             _timing(record.real_time_factor, record, factor=True),
             _memory(record.memory),
             *(self._score(metric, row, record) for metric in self.metrics),
         ]
+
+    def _bound(self, row: Row) -> str:
+        factor = self._overhead.get(row.key)
+        if factor is None:
+            return ""
+        return (
+            f"overhead-bound: a clip's denoising step takes {factor:.1f} times what it takes in the largest batch, "
+            "so fewer weights hardly make it faster"
+        )
 
     def _score(self, metric: Metric, row: Row, record: Record) -> Field:
         for entry, score in metric.entries:
