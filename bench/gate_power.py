@@ -19,7 +19,9 @@ from bench.gate_rivals import RIVALS
 
 OURS = "restarts"
 PAIRS = 8
-"""Blocks of base, and of head, in a restart."""
+"""Blocks of base, and of head, in a restart: those of every cell of gates.yaml."""
+CELLS = 3
+"""How many cells gates.yaml has, among which its error is divided. What is simulated is one of them."""
 SLOWDOWNS = (0.0, 0.02, 0.05, 0.10)
 CHUNK = 500
 """Gates simulated at once: 50 MB."""
@@ -82,13 +84,13 @@ def paired(traces: Traces, slowdown: float) -> tuple[Array, Array]:
     return np.exp(base), (1 + slowdown) * np.exp(head)
 
 
-def decisions(base: Array, head: Array, policy: Policy) -> Verdicts:
-    """`gate_policy.decide` for many gates at once; (gates, restarts, pairs) each."""
+def decisions(base: Array, head: Array, policy: Policy, cells: int = 1) -> Verdicts:
+    """`gate_policy.decide` for many gates at once, one of `cells` cells each; (gates, restarts, pairs)."""
     ratios, levels = log_ratio(base, head), np.median(base, axis=-1)
     gates = len(ratios)
     verdicts = Verdicts(np.zeros(gates, bool), np.zeros(gates, bool), np.full(gates, policy.restarts[-1]))
     open_ = np.ones(gates, bool)
-    for look in looks(policy):
+    for look in looks(policy, cells):
         seen = np.s_[:, : look.restarts]
         fails, passes = judge(*bounds(ratios[seen], look), np.median(levels[seen], axis=1), policy)
         verdicts.fails[open_ & fails] = True
@@ -129,7 +131,7 @@ def chunks(gates: int) -> int:
 
 def _counts(traces: Traces, slowdown: float, policy: Policy) -> dict[str, NDArray[np.int64]]:
     """By rule: how many gates fail, how many pass, and the restarts of all."""
-    ours = decisions(*paired(traces, slowdown), policy)
+    ours = decisions(*paired(traces, slowdown), policy, CELLS)
     counts = {OURS: np.array([ours.fails.sum(), ours.passes.sum(), ours.restarts.sum()])}
     machine = traces.machine.reshape(len(traces.machine), -1)
     for rule, fails in RIVALS.items():

@@ -17,7 +17,7 @@ from bench.baselines.fake_clock import CLOCKS
 from bench.errors import RunError
 from bench.gate_intervals import Coverage
 from bench.gate_policy import Policy
-from bench.gate_power import OURS, PAIRS, SLOWDOWNS, Tally, chunks, simulate
+from bench.gate_power import CELLS, OURS, PAIRS, SLOWDOWNS, Tally, chunks, simulate
 from bench.gate_rivals import RIVALS
 from bench.records import write_atomically
 
@@ -43,7 +43,7 @@ def run(gates: int, seed: int, methods: bool, path: Path | None, console: Consol
             shown = tables(rows)
     console.print(shown)
     if path is not None:
-        about: dict[str, Any] = {"seed": seed, "pairs": PAIRS}
+        about: dict[str, Any] = {"seed": seed, "pairs": PAIRS, "cells": CELLS}
         about |= {"error": gate_intervals.ERROR} if methods else {"policy": policy.model_dump(mode="json")}
         answer = about | {"rows": [_plain(row) for row in rows]}
         write_atomically(path, json.dumps(answer, indent=1) + "\n")
@@ -68,7 +68,7 @@ def tables(tallies: Sequence[Tally]) -> Group:
         "unchanged: PASS",
         "5% slower: PASS",
         "restarts",
-        title=f"our policy, {tallies[0].gates} gates a number (in brackets: upper 95% bound)",
+        title=f"our policy, one cell of {CELLS}, {tallies[0].gates} gates a number (in brackets: upper 95% bound)",
     )
     others = Table(
         Column("machine", no_wrap=True),

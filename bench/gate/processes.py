@@ -20,7 +20,8 @@ from bench.gate.trees import Tree
 IMPORT_SECONDS = 600.0
 CONNECT_SECONDS = 60.0
 _THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-_PATHS = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP")
+_PATHS = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "MAGIC141_WEIGHTS")
+"""Where a user's own code or weights lie, which would stand in for those of both trees."""
 
 
 class Remote:

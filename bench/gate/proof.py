@@ -11,20 +11,23 @@ from __future__ import annotations
 
 import json
 import shutil
+import statistics
 import subprocess
 import tempfile
 from collections import Counter
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from bench import hardware
 from bench.errors import RunError
-from bench.gate import config, report
+from bench.gate import config, report, trees
+from bench.gate.baseline import fingerprint
 from bench.gate.config import LATENCY, Gates
 from bench.gate.run import Question, run
+from bench.records import digest
 
 STEP = "denoising step"
 PEAK_BYTES = 28_875_784
@@ -37,6 +40,13 @@ class Fault(StrEnum):
     LARGER = "larger"
 
 
+ALLOWED = {
+    Fault.AA: {"PASS", "INCONCLUSIVE"},
+    Fault.SLOWER: {"FAIL"},
+    Fault.LARGER: {"FAIL"},
+}
+LIMIT = 90
+"""Seconds that a gate may take on two cores that nothing else wants."""
 CHECKS = {Fault.AA: LATENCY, Fault.SLOWER: LATENCY, Fault.LARGER: "peak_tensor_bytes"}
 HALF_A_BLOCK = """\
         half = x.shape[1] // 2
@@ -98,27 +108,50 @@ def prove(
     """Run real gates over a known fault and count verdicts; exit code 1 where one is not what it must be."""
     asked = config.read(file)
     asked = asked if fault is Fault.AA else small(asked)
+    # What another tree, machine or gates file gave lies elsewhere, and does not count.
+    out = out / digest([asked.id, trees.sha256(hardware.ROOT), fingerprint()])[:12]
     out.mkdir(parents=True, exist_ok=True)
     verdicts: Counter[str] = Counter()
+    seconds = []
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder)
         make_repository(repository, fault)
         for number in range(gates):
             name = f"{fault}-{number:02d}"
-            path = out / f"{name}.json"
-            if not path.exists():
-                head = "base" if fault is Fault.AA else "head"
-                question = Question("base", head, asked, out / f"{name}.jsonl", repository=repository)
-                report.write(run(question), path, None, None)
-            found = json.loads(path.read_text(encoding="utf-8"))
-            mine = [one for one in found["findings"] if fault is Fault.AA or one["check"] == CHECKS[fault]]
-            says = Counter(one["verdict"] for one in mine)
-            verdicts[found["verdict"] if fault is Fault.AA else next(iter(says))] += 1
-            changes = ", ".join(f"{one['cell']} {one['change']}" for one in mine if one["change"])
+            found = _gate(fault, asked, repository, out / f"{name}.json")
+            verdicts[verdict(fault, found)] += 1
+            seconds.append(found["seconds"])
+            changes = ", ".join(
+                f"{one['cell']} {one['change']}" for one in _mine(fault, found) if one["change"]
+            )
             typer.echo(f"{name}: {found['verdict']} in {found['seconds']:.0f} s ({changes})")
-    typer.echo(f"{CHECKS[fault]}: {dict(verdicts)}")
-    wrong = verdicts["FAIL"] if fault is Fault.AA else gates - verdicts["FAIL"]
-    raise typer.Exit(int(wrong > 0))
+    late = sum(one > LIMIT for one in seconds)
+    typer.echo(
+        f"{CHECKS[fault]}: {dict(verdicts)}; seconds {min(seconds):.0f} to {max(seconds):.0f}, median "
+        f"{statistics.median(seconds):.0f}, {late} of {gates} above {LIMIT}"
+    )
+    raise typer.Exit(int(bool(verdicts.keys() - ALLOWED[fault]) or late > 0))
+
+
+def verdict(fault: Fault, found: dict[str, Any]) -> str:
+    """Of the whole gate for `aa`; else of the check that the fault is for, INVALID where that has not spoken."""
+    if fault is Fault.AA:
+        return str(found["verdict"])
+    return next((str(one["verdict"]) for one in _mine(fault, found)), "INVALID")
+
+
+def _gate(fault: Fault, asked: Gates, repository: Path, path: Path) -> dict[str, Any]:
+    """The result in `path`, measured first where there is none."""
+    if not path.exists():
+        head = "base" if fault is Fault.AA else "head"
+        question = Question("base", head, asked, path.with_suffix(".jsonl"), repository=repository)
+        report.write(run(question), path, None, None)
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _mine(fault: Fault, found: dict[str, Any]) -> list[dict[str, Any]]:
+    return [one for one in found["findings"] if fault is Fault.AA or one["check"] == CHECKS[fault]]
 
 
 if __name__ == "__main__":

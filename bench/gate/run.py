@@ -27,6 +27,7 @@ from bench.gate.trees import Tree
 from bench.gate.verdicts import Finding
 from bench.gate.worker import requests
 from bench.gate_policy import Decision, Restart, decide
+from magic141.errors import Magic141Error
 
 WARM_UP = 1
 QUALITY_BATCH = 8
@@ -92,7 +93,12 @@ def run(question: Question) -> Result:
                 {cell: one for cell in question.gates.cells if (one := gate.journal.counted(cell))},
             )
     except InvalidGateError as error:
-        return Result(*common, perf_counter() - clock, [Finding("gate", "run", "INVALID", detail=str(error))])
+        reason = str(error)
+    except Magic141Error:  # the input is wrong
+        raise
+    except Exception as error:  # a gate that breaks has said nothing: never FAIL, and never a pass
+        reason = f"the gate broke: {type(error).__name__}: {error}"
+    return Result(*common, perf_counter() - clock, [Finding("gate", "run", "INVALID", detail=reason)])
 
 
 class Gate:
@@ -209,8 +215,10 @@ class Gate:
                 for base_first in order(spec.pairs, number):
                     for name in (BASE, HEAD) if base_first else (HEAD, BASE):
                         if name in pair:
-                            answer = pair[name].ask("block", cell=cell, passes=spec.passes)
-                            seconds[name].append(answer["seconds"])
+                            took = pair[name].ask("block", cell=cell, passes=spec.passes)["seconds"]
+                            if not (math.isfinite(took) and took > 0):
+                                raise InvalidGateError(f"{name} says that a block of {cell} took {took} s")
+                            seconds[name].append(took)
                 if baseline is not None:
                     seconds[BASE] = list(baseline.restart(cell, number))
                 found[cell] = Blocks(base=tuple(seconds[BASE]), head=tuple(seconds[HEAD]))

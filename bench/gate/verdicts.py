@@ -131,12 +131,12 @@ def metric(name: str, base: Any, head: Any, margin: float) -> Finding:
 
 
 def waive(findings: Sequence[Finding], waivers: Sequence[Waiver]) -> list[Finding]:
-    """A waived FAIL becomes WAIVED. INVALID stays: a waiver forgives a number, not its absence."""
+    """A waived FAIL or INCONCLUSIVE becomes WAIVED. INVALID stays: a waiver forgives a number, not its absence."""
     reasons = {(waiver.cell, waiver.check): waiver for waiver in waivers}
     result = []
     for finding in findings:
         waiver = reasons.get((finding.cell, finding.check))
-        if waiver is not None and finding.verdict == "FAIL":
+        if waiver is not None and finding.verdict in ("FAIL", "INCONCLUSIVE"):
             detail = f"waived until {waiver.expires}: {waiver.reason}"
             finding = dataclasses.replace(finding, verdict="WAIVED", detail=detail)
         result.append(finding)

@@ -126,7 +126,7 @@ class Worker:
                         "protocol": score.protocol,
                         "better": score.better,
                         "target": score.target,
-                        "values": [_number(row.get(name)) for row in scores.per_sample],
+                        "values": _by_prompt(asked, [_number(row.get(name)) for row in scores.per_sample]),
                     }
                     for name, score in scores.aggregate.items()
                 }
@@ -207,6 +207,18 @@ def _origins() -> Iterator[tuple[str, Path]]:
     for name, module in list(sys.modules.items()):
         if file := getattr(module, "__file__", None):
             yield name, Path(file)
+
+
+def _by_prompt(asked: list[Any], values: list[float | None]) -> list[float | None]:
+    """The mean over the seeds of each prompt, which is the unit of evidence; None where one of them has no value."""
+    of: dict[int, list[float | None]] = {}
+    for request, value in zip(asked, values, strict=True):
+        of.setdefault(request.index, []).append(value)
+    known = ([one for one in found if one is not None] for found in of.values())
+    return [
+        sum(have) / len(found) if len(have) == len(found) else None
+        for have, found in zip(known, of.values(), strict=True)
+    ]
 
 
 def _number(value: Any) -> float | None:

@@ -13,8 +13,9 @@ from bench.baselines import fake
 from bench.baselines.fake import Drifting
 from bench.baselines.fake_clock import CLOCKS, Clock, factors, linear
 from bench.errors import SuiteError
+from bench.gate import config
 from bench.gate_policy import Policy, Restart, decide, log_ratio
-from bench.gate_power import OURS, Tally, Traces, decisions, draw, paired, simulate
+from bench.gate_power import CELLS, OURS, PAIRS, Tally, Traces, decisions, draw, paired, simulate
 from bench.gate_rivals import asv, pytest_benchmark, rolling_median
 from bench.measure import Stopwatch
 from bench.systems import Request
@@ -27,14 +28,21 @@ NOISY = {name: CLOCKS[name] for name in ("linear drift", "sine drift", "random w
 @pytest.mark.parametrize("slowdown", [0.0, 0.04])
 def test_what_is_simulated_is_what_decides(clock: str, slowdown: float) -> None:
     base, head = paired(draw(CLOCKS[clock], np.random.default_rng(0), 20, 24), slowdown)
-    found = decisions(base, head, POLICY)
+    found = decisions(base, head, POLICY, CELLS)
     for gate in range(20):
         restarts = [
             Restart(tuple(b), tuple(h)) for b, h in zip(base[gate].tolist(), head[gate].tolist(), strict=True)
         ]
-        one = decide(restarts, POLICY)
+        one = decide(restarts, POLICY, cells=CELLS)
         assert (one.verdict == "FAIL", one.verdict == "PASS") == (found.fails[gate], found.passes[gate])
         assert one.restarts == found.restarts[gate]
+
+
+def test_what_is_simulated_is_the_shipped_gate() -> None:
+    shipped = config.read(config.DEFAULT)
+    assert {cell.pairs for cell in shipped.cells.values()} == {PAIRS}
+    assert len(shipped.cells) == CELLS
+    assert shipped.policy.model_copy(update={"absolute_seconds": 0.0}) == POLICY
 
 
 def test_balanced_order_cancels_a_drift() -> None:
@@ -148,7 +156,7 @@ def test_the_command_prints_and_writes(tmp_path: Path) -> None:
     path = tmp_path / "power.json"
     done = CliRunner().invoke(app, ["gate-power", "--gates", "2", "--json", str(path)])
     assert done.exit_code == 0, done.output
-    assert "our policy, 2 gates a number" in done.output
+    assert "our policy, one cell of 3, 2 gates a number" in done.output
     answer = json.loads(path.read_text("utf-8"))
     assert {row["clock"] for row in answer["rows"]} == set(CLOCKS)
     assert answer["policy"]["restarts"] == [12, 18, 24]

@@ -11,6 +11,7 @@ import pytest
 from bench import hardware
 from bench.errors import RunError, SuiteError
 from bench.gate import environments
+from bench.gate.journal import Journal
 from bench.gate.run import Result, forks, order
 from bench.gate.verdicts import Verdict
 from tests.bench.gate.conftest import SCRIPT, Repository
@@ -88,6 +89,8 @@ def test_worse_scores_fail_a_faster_head(gate: Gate, repository: Repository) -> 
     ("extra", "changes", "said"),
     [
         ("COUNTERS['flops'] = float('nan')", {}, "head has no such number"),
+        ("SECONDS = float('nan')", {}, "head says that a block of step took nan s"),
+        ("SECONDS = 0.0", {}, "head says that a block of step took 0.0 s"),
         ("def FAULT(): raise KeyError('lost')", {}, "head: KeyError: 'lost'"),
         ("def FAULT(): print('last words', flush=True); import os; os._exit(3)", {}, "last words"),
         ("def FAULT(): import time; time.sleep(60)", {}, "gave no answer within 2 s"),
@@ -107,6 +110,26 @@ def test_what_cannot_be_measured_is_invalid(
     result = gate("base", "head", time_limit=2 if "sleep" in extra else 30)
     assert result.verdict == "INVALID"
     assert any(said in finding.detail for finding in result.findings), result.findings
+
+
+def test_a_gate_that_breaks_is_invalid_and_no_failure_of_head(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Journal, "add", full)
+    assert reason(gate("base", "base")) == "the gate broke: OSError: [Errno 28] No space left on device"
+
+
+def test_weights_of_the_users_own_do_not_stand_in_for_those_of_a_tree(
+    gate: Gate, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAGIC141_WEIGHTS", "/elsewhere")
+    repository.commit(
+        "head", "def FAULT(): import os; raise RuntimeError(os.environ.get('MAGIC141_WEIGHTS'))"
+    )
+    assert "RuntimeError: None" in reason(gate("base", "head"))
 
 
 def test_a_base_without_the_workloads_api_is_invalid(gate: Gate, repository: Repository) -> None:

@@ -11,7 +11,9 @@ from bench.gate import verdicts
 from bench.gate.config import Waiver
 from bench.gate.journal import Scored
 from bench.gate.verdicts import Finding
+from bench.gate.worker import _by_prompt
 from bench.gate_policy import Decision
+from bench.systems import Request
 
 
 def column(
@@ -84,12 +86,22 @@ def test_the_gravest_verdict_is_the_gates() -> None:
     assert of() == "INVALID"
 
 
-def test_a_waiver_forgives_a_failure_and_nothing_else() -> None:
+def test_a_waiver_forgives_what_was_measured_and_nothing_else() -> None:
     waiver = Waiver(
         cell="c", check="flops", reason="a wider block is worth it", expires=datetime.date(9999, 1, 1)
     )
-    for before, after in (("FAIL", "WAIVED"), ("INVALID", "INVALID"), ("PASS", "PASS")):
+    for before, after in (
+        ("FAIL", "WAIVED"),
+        ("INCONCLUSIVE", "WAIVED"),
+        ("INVALID", "INVALID"),
+        ("PASS", "PASS"),
+    ):
         (found,) = verdicts.waive([Finding("c", "flops", before)], [waiver])
         assert found.verdict == after
     (other,) = verdicts.waive([Finding("c", "aten_calls", "FAIL")], [waiver])
     assert other.verdict == "FAIL"
+
+
+def test_the_seeds_of_a_prompt_are_one_piece_of_evidence() -> None:
+    asked = [Request(index, "p", seed, None) for seed in (0, 1) for index in (3, 4, 5)]
+    assert _by_prompt(asked, [1.0, 2.0, 3.0, 5.0, None, 3.0]) == [3.0, None, 3.0]
