@@ -189,7 +189,12 @@ def planned(cells: Sequence[Cell], budgets: Sequence[Budget]) -> tuple[PlannedCe
     """Cells as a manifest holds them."""
     return tuple(
         PlannedCell(
-            cell=cell.id, system=cell.system, knobs=cell.knobs, seconds=budget.seconds, bytes=budget.bytes
+            cell=cell.id,
+            system=cell.system,
+            knobs=cell.knobs,
+            seconds=budget.seconds,
+            bytes=budget.bytes,
+            flags=cell.flags,
         )
         for cell, budget in zip(cells, budgets, strict=True)
     )

@@ -140,7 +140,7 @@ def between(
 
 @dataclass(frozen=True)
 class Decision:
-    """`keep`: places of the samples to report; `disturbed`: too few were valid, and all are kept."""
+    """`keep`: places of the samples to report; `disturbed`: too few were valid for their median to say much."""
 
     keep: tuple[int, ...]
     disturbed: bool = False
@@ -148,19 +148,21 @@ class Decision:
 
 
 def decide(samples: Sequence[Contamination], wanted: int) -> Decision:
-    """Valid samples where there are enough; else all of them, and the record says so."""
+    """The valid samples, however few; where there is none, all of them, since a record wants a number.
+
+    With fewer than `ENOUGH` (or half of `wanted`) the record says that it is disturbed.
+    """
     valid = tuple(place for place, sample in enumerate(samples) if not sample.reasons)
     if len(valid) == len(samples):
         return Decision(valid)
     causes = Counter(reason for sample in samples for reason in sample.reasons)
     why = ", ".join(f"{reason} in {count}" for reason, count in causes.most_common())
-    if len(valid) >= min(wanted, max(ENOUGH, math.ceil(wanted / 2))):
-        left_out = len(samples) - len(valid)
-        return Decision(
-            valid, warning=f"{left_out} of {len(samples)} timed samples were disturbed and left out: {why}"
-        )
-    warning = (
-        f"only {len(valid)} of {len(samples)} timed samples were undisturbed, so the medians are over all of them "
-        f"and say little: {why}"
+    if not valid:
+        warning = f"none of {len(samples)} timed samples was undisturbed, so the medians are over all of them: {why}"
+        return Decision(tuple(range(len(samples))), disturbed=True, warning=warning)
+    few = len(valid) < min(wanted, max(ENOUGH, math.ceil(wanted / 2)))
+    says = ", and the medians of so few say little" if few else ""
+    left_out = len(samples) - len(valid)
+    return Decision(
+        valid, few, f"{left_out} of {len(samples)} timed samples were disturbed and left out{says}: {why}"
     )
-    return Decision(tuple(range(len(samples))), disturbed=True, warning=warning)

@@ -68,15 +68,16 @@ def latency(timed: Timed, suite: Suite, threads: int, first: Sample) -> Latency:
 
     device, cores = nvml.open_device(), psutil.cpu_count() or 1
     samples: list[Sample] = []
-    seen: list[Contamination] = []
-    top_clock = None
+    seen: tuple[Contamination, ...] = ()
+    readings: list[tuple[contamination.Reading, contamination.Reading]] = []
     most = suite.repeats + suite.extra
     while len(samples) < most and sum(not one.reasons for one in seen) < suite.repeats:
         before = contamination.read(device)
         samples.append(timed(len(samples), "latency"))
-        after = contamination.read(device)
-        top_clock = max(filter(None, (top_clock, after.clock)), default=None)
-        seen.append(contamination.between(before, after, cores, threads, top_clock))
+        readings.append((before, contamination.read(device)))
+        # Anew each time: a clock that still rises shows only later that its first samples ran on another machine.
+        top_clock = max((after.clock for _, after in readings if after.clock is not None), default=None)
+        seen = tuple(contamination.between(*both, cores, threads, top_clock) for both in readings)
     decision = contamination.decide(seen, suite.repeats)
     kept = [samples[place] for place in decision.keep]
     names = dict.fromkeys(name for sample in kept for name in sample.stages)
@@ -87,7 +88,7 @@ def latency(timed: Timed, suite: Suite, threads: int, first: Sample) -> Latency:
         real_time_factor=measure.timing([sample.seconds / sample.video for sample in kept]),
         windows=measure.windows(stages[WINDOW], len(kept)) if WINDOW in stages else None,
         compile=sum(max(0.0, value - whole.median) for value in warm),
-        contamination=tuple(seen),
+        contamination=seen,
         flags=(DISTURBED,) if decision.disturbed else (),
         warnings=(*warnings, *filter(None, [decision.warning])),
     )

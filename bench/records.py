@@ -341,6 +341,7 @@ class PlannedCell(Frozen):
     knobs: dict[str, Knob]
     seconds: float = Field(ge=0, description="predicted")
     bytes: int = Field(ge=0, description="predicted disk")
+    flags: tuple[str, ...] = Field((), description="what its system says of itself beforehand")
 
 
 class FirstClip(Frozen):

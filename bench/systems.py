@@ -165,7 +165,7 @@ def facts_of(system: System) -> Facts:
 
 
 def check_output(output: Output, count: int) -> None:
-    """Raises InvalidOutputError unless `output` holds `count` videos with something in them."""
+    """Raises InvalidOutputError unless `output` holds `count` videos with something in each of them."""
     frames = output.frames
     if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[-1] != 3:
         raise InvalidOutputError(f"frames are {frames.dtype} {frames.shape}, not uint8 (N, T, H, W, 3)")
@@ -173,5 +173,8 @@ def check_output(output: Output, count: int) -> None:
         raise InvalidOutputError(
             f"frames have shape {frames.shape} for {count} requests; a clip has 2 frames or more"
         )
-    if (frames.reshape(count, -1).max(1) == frames.reshape(count, -1).min(1)).all():
-        raise InvalidOutputError("every clip is one flat colour")
+    flat = np.flatnonzero(frames.reshape(count, -1).max(1) == frames.reshape(count, -1).min(1))
+    if flat.size:  # what a NaN looks like once it is cast
+        raise InvalidOutputError(
+            f"{flat.size} of {count} clips are one flat colour, the first is clip {flat[0]}"
+        )

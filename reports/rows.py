@@ -38,7 +38,7 @@ class Row:
     @property
     def untrained(self) -> bool:
         """Whether its weights are random: then it has costs and no quality, and its label says so."""
-        return self.record is not None and RANDOM_WEIGHTS in self.record.flags
+        return _untrained(self.record or self.planned)
 
     @property
     def reference(self) -> bool:
@@ -100,7 +100,7 @@ def _system_rows(
     made = []
     for cell in cells:
         record = cell if isinstance(cell, Record) else None
-        random = " (random weights)" if record and RANDOM_WEIGHTS in record.flags else ""
+        random = " (random weights)" if _untrained(cell) else ""
         made.append(
             Row(
                 key=f"cell-{index}-{re.sub(NO_ANCHOR, '_', cell.cell)}",
@@ -115,6 +115,10 @@ def _system_rows(
         )
     order = list(dict.fromkeys(row.series for row in made))
     return sorted(made, key=lambda row: (order.index(row.series), row.steps or 0))
+
+
+def _untrained(cell: Record | PlannedCell | None) -> bool:
+    return cell is not None and RANDOM_WEIGHTS in cell.flags
 
 
 def _splitting_knobs(cells: Sequence[Record | PlannedCell]) -> list[str]:

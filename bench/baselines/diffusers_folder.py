@@ -101,7 +101,8 @@ class DiffusersFolder:
 @contextmanager
 def _marked(pipeline: Any, stages: Stages) -> Iterator[None]:
     """Inside, stages of the pipeline are marked: its text encoding, each step (first pass to scheduler), its VAE."""
-    denoiser = getattr(pipeline, "transformer", None) or pipeline.unet
+    # Some have two, one for each range of noise.
+    denoisers = [getattr(pipeline, name, None) for name in ("transformer", "transformer_2", "unet")]
     step: list[Any] = []
 
     def begin(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -137,7 +138,7 @@ def _marked(pipeline: Any, stages: Stages) -> Iterator[None]:
 
     places = [
         (pipeline, "encode_prompt", whole(TEXT_ENCODE)),
-        (denoiser, "forward", begin),
+        *((denoiser, "forward", begin) for denoiser in denoisers if denoiser is not None),
         (pipeline.scheduler, "step", end),
         (pipeline.vae, "decode", whole(VAE_DECODE)),
     ]

@@ -25,7 +25,9 @@ HELD = 60_000_000
 class Faulty(Fake):
     """Does `fault` in `stage` of the pass `phase`."""
 
-    fault: Literal["none", "raise", "allocate", "wrapped", "hang", "sigkill", "nan", "disk", "full"] = "none"
+    fault: Literal[
+        "none", "raise", "allocate", "wrapped", "hang", "sigkill", "nan", "floats", "disk", "full"
+    ] = "none"
     phase: str = "first"
     stage: str = "denoise"
 
@@ -37,7 +39,9 @@ class Faulty(Fake):
 
         output = super().generate(requests, watched)
         if self.fault == "nan" and phase == self.phase:
-            output.frames[:] = 0  # what a NaN becomes when it is cast without a look
+            output.frames[0] = 0  # what a NaN becomes when it is cast without a look
+        if self.fault == "floats" and phase == self.phase:  # no video file takes them
+            return Output(output.frames.astype(np.float32))
         return output
 
     @contextmanager
