@@ -25,6 +25,7 @@ from bench.isolation import Ending, Isolation
 from bench.suite import Cell
 from bench.worker import Answer, Job
 
+PROBE_SECONDS = 120.0
 ATTEMPTS = 2
 
 
@@ -68,6 +69,10 @@ def answers(address: str, jobs: Sequence[Job], modules: Sequence[str], display: 
             job, attempt, node = running.pop(task)
             try:
                 started, preload, ending, files = ray.get(task)
+            except ray.exceptions.RayTaskError as error:  # our own code raised there: it would raise again
+                reason = f"no answer from its node: {error.cause!r}"
+                ending = Ending(None, False, False, "", 0.0, None, reason)
+                yield Answer(job, ending, datetime.datetime.now(datetime.UTC), 0.0)
             except ray.exceptions.RayError as error:
                 reason = f"worker lost ({type(error).__name__}), attempt {attempt} of {ATTEMPTS}"
                 display.note(f"{job.cell.label}: {reason}")
@@ -132,7 +137,13 @@ def _usable(ray: Any, job: Job, display: Display) -> list[dict[str, Any]]:
     """Nodes that are alive and have the fingerprint of the run."""
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     probes = [_on(ray, _fingerprint, node, job).remote(job.threads) for node in nodes]
-    same = [fingerprint == job.fingerprint for fingerprint in ray.get(probes)]
+    try:
+        same = [fingerprint == job.fingerprint for fingerprint in ray.get(probes, timeout=PROBE_SECONDS)]
+    except ray.exceptions.RayError as error:
+        raise RunError(
+            f"a node of the cluster did not say within {PROBE_SECONDS:g} s what environment it has "
+            f"({type(error).__name__}): wait until the cluster is free, or leave that node out"
+        ) from error
     if not any(same):
         raise RunError(
             f"none of the cluster's {len(nodes)} nodes has the environment of this machine ({job.fingerprint}: code, "
