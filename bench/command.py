@@ -15,6 +15,7 @@ from rich.table import Table
 from bench import hardware, runner, scale, shards, tables
 from bench import suite as suites
 from bench.errors import RunError, SuiteError, nearest
+from bench.measure import EMPTY_LIMIT
 from bench.records import Budget, Environment, Knob, Manifest, PlannedCell, Record, Store, latest
 from bench.suite import Cell, Suite
 
@@ -179,7 +180,9 @@ class Command:
             )
         empty = [record.empty_region_seconds for record in records if record.empty_region_seconds]
         if empty:
-            lines.append(f"an empty timed region costs {max(empty) * 1e6:.1f} µs at most")
+            cost = max(empty)
+            says = "" if cost <= EMPTY_LIMIT else ": too much for short stages, so quieten this machine"
+            lines.append(f"an empty timed region costs {cost * 1e6:.1f} µs at most{says}")
         report = run / runner.REPORT
         lines.append(f"report: {report}" if report.exists() else f"records: {run}")
         console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)

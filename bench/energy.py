@@ -17,15 +17,12 @@ def joules(generate: Callable[[], object], device: Device | None, seconds: float
     Of the whole card, idle power included: what the clip costs whoever pays for the card. A counter that stands
     still gives None: never 0.
     """
-    if device is None:
-        return None
-    try:
-        before = device.joules()
-    except Exception:  # NVML refuses on cards without the counter (before Volta), each in its own words
+    before = device.joules() if device else None
+    if device is None or before is None:
         return None
     start, count = time.perf_counter(), 0
     while count == 0 or time.perf_counter() - start < seconds:
         generate()
         count += 1
-    used = device.joules() - before
-    return used / count if used > 0 else None
+    after = device.joules()
+    return (after - before) / count if after is not None and after > before else None

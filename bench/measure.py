@@ -127,6 +127,10 @@ def windows(samples: Sequence[float], videos: int) -> Windows:
     )
 
 
+EMPTY_LIMIT = 20e-6
+"""Seconds that an empty timed region may cost."""
+
+
 def empty_region_seconds(rounds: int = 1000, stopwatch: Stopwatch | None = None) -> float:
     """Median seconds that a stage with nothing in it takes, the bookkeeping of `stopwatch` included."""
     stopwatch = stopwatch or Stopwatch(synchronise())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from dataclasses import dataclass
 from typing import Any
+
+import psutil
 
 from bench import measure
 
@@ -20,31 +23,48 @@ HARMFUL = {
 
 @dataclass(frozen=True)
 class Device:
-    """`nvml` is the module pynvml, or what answers like it; `handle` its device."""
+    """`nvml` is the module pynvml, or what answers like it; `handle` its device.
+
+    A question that a card refuses (MIG slices and virtual GPUs do) has no answer: None, or nothing to report.
+    """
 
     nvml: Any
     handle: Any
 
-    def clock(self) -> int:
+    def clock(self) -> int | None:
         """SM clock in MHz."""
-        return int(self.nvml.nvmlDeviceGetClockInfo(self.handle, self.nvml.NVML_CLOCK_SM))
+        with contextlib.suppress(self.nvml.NVMLError):
+            return int(self.nvml.nvmlDeviceGetClockInfo(self.handle, self.nvml.NVML_CLOCK_SM))
+        return None
 
     def throttle(self) -> tuple[str, ...]:
-        bits = self.nvml.nvmlDeviceGetCurrentClocksEventReasons(self.handle)
-        return tuple(
-            text
-            for name, text in HARMFUL.items()
-            if bits & getattr(self.nvml, f"nvmlClocksEventReason{name}")
-        )
+        with contextlib.suppress(self.nvml.NVMLError):
+            bits = self.nvml.nvmlDeviceGetCurrentClocksEventReasons(self.handle)
+            return tuple(
+                text
+                for name, text in HARMFUL.items()
+                if bits & getattr(self.nvml, f"nvmlClocksEventReason{name}")
+            )
+        return ()
 
     def others(self) -> int:
-        """Processes that compute on the device besides this one."""
-        running = self.nvml.nvmlDeviceGetComputeRunningProcesses(self.handle)
-        return sum(process.pid != os.getpid() for process in running)
+        """Processes that compute on the device besides this one, of those that can be seen from here.
 
-    def joules(self) -> float:
-        """Energy since the driver was loaded, of the whole card: idle power and other processes included."""
-        return int(self.nvml.nvmlDeviceGetTotalEnergyConsumption(self.handle)) / 1000
+        In a container NVML tells the host's process ids, this process's own among them: they name nobody here.
+        """
+        with contextlib.suppress(self.nvml.NVMLError):
+            running = self.nvml.nvmlDeviceGetComputeRunningProcesses(self.handle)
+            return sum(process.pid != os.getpid() and psutil.pid_exists(process.pid) for process in running)
+        return 0
+
+    def joules(self) -> float | None:
+        """Energy since the driver was loaded, of the whole card: idle power and other processes included.
+
+        Cards before Volta have no such counter.
+        """
+        with contextlib.suppress(self.nvml.NVMLError):
+            return int(self.nvml.nvmlDeviceGetTotalEnergyConsumption(self.handle)) / 1000
+        return None
 
 
 def open_device() -> Device | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from bench import hardware
+from bench import hardware, systems
 from bench.errors import RunError
 from bench.gate.config import CellSpec, Gates
 from bench.gate.journal import Side
@@ -36,8 +37,9 @@ def fingerprint() -> str:
 
 
 def question(spec: CellSpec, knobs: object) -> str:
-    """Id of a cell: what is called, and in which blocks."""
-    return digest([spec.workload, knobs, spec.pairs, spec.passes])
+    """Id of a cell: what is called, as it stands in its file, and in which blocks."""
+    source = inspect.getsource(inspect.getmodule(systems.find(spec.workload)) or systems)
+    return digest([spec.workload, source, knobs, spec.pairs, spec.passes])
 
 
 @dataclass(frozen=True)

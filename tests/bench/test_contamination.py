@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -235,6 +236,7 @@ class FakeNvml:
     """Answers like pynvml: a card of 300 W by a clock of its own."""
 
     NVML_CLOCK_SM = 1
+    NVMLError = OSError
 
     def __init__(self, bits: int = 0) -> None:
         self.millijoules, self.bits = 5_000_000, bits
@@ -248,7 +250,7 @@ class FakeNvml:
         return self.bits
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: object) -> list[object]:  # noqa: N802
-        return [SimpleNamespace(pid=os.getpid()), SimpleNamespace(pid=1)]
+        return [SimpleNamespace(pid=os.getpid()), SimpleNamespace(pid=1), SimpleNamespace(pid=2**31 - 1)]
 
     def nvmlDeviceGetTotalEnergyConsumption(self, handle: object) -> int:  # noqa: N802
         return self.millijoules
@@ -257,6 +259,17 @@ class FakeNvml:
 def test_a_device_is_read() -> None:
     reading = contamination.read(Device(FakeNvml(bits=0x4 | 0x20), None))  # a power cap, and heat
     assert (reading.clock, reading.throttle, reading.others) == (1755, ("heat",), 1)
+
+
+def test_a_card_that_refuses_to_answer_costs_no_cell() -> None:
+    class Slice(FakeNvml):
+        def __getattribute__(self, name: str) -> Any:
+            if name.startswith("nvmlDevice"):
+                raise OSError("not supported")
+            return super().__getattribute__(name)
+
+    reading = contamination.read(Device(Slice(), None))
+    assert (reading.clock, reading.throttle, reading.others) == (None, (), 0)
 
 
 def test_energy_is_counted_per_call() -> None:
@@ -271,7 +284,7 @@ def test_energy_is_counted_per_call() -> None:
 def test_without_a_counter_there_is_no_energy() -> None:
     class Refuses(FakeNvml):
         def nvmlDeviceGetTotalEnergyConsumption(self, handle: object) -> int:  # noqa: N802
-            raise RuntimeError("not supported")
+            raise self.NVMLError("not supported")
 
     assert energy.joules(lambda: None, None) is None
     assert energy.joules(lambda: None, Device(Refuses(), None), seconds=0) is None

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import measure
+from bench.measure import EMPTY_LIMIT
 from bench.records import NOT_MEASURABLE
 
 
@@ -33,8 +34,10 @@ def test_a_broken_stage_stays_named() -> None:
 
 
 def test_an_empty_region_costs_little() -> None:
-    # No limit on a busy machine; the bench prints the figure, which must stay below 20 microseconds.
-    assert 0 < measure.empty_region_seconds(rounds=200) < 1e-3
+    # The best of several, because a busy machine makes any one of them long.
+    found = [measure.empty_region_seconds(rounds=200) for _ in range(10)]
+    assert min(found) > 0
+    assert min(found) <= EMPTY_LIMIT
 
 
 @given(st.lists(st.floats(1e-6, 1e3), min_size=5, max_size=30))
@@ -63,6 +66,7 @@ def test_the_interval_covers_the_true_median() -> None:
 FREED_ARRAY = """
 import numpy as np
 from bench import measure
+from bench.measure import EMPTY_LIMIT
 baseline = measure.anonymous_bytes()
 peak = measure.PeakResident(baseline)
 array = np.ones(50_000_000, np.uint8)
