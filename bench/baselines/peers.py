@@ -213,6 +213,8 @@ class Peer:
         if not self._encodes_text:
             return self._random_embeddings(requests)
         arguments: dict[str, Any] = {"prompt": [request.prompt for request in requests]}
+        if self.mode == "real" and self.recipe.negative_prompt:
+            arguments["negative_prompt"] = [self.recipe.negative_prompt] * len(requests)
         if self.mode == "tiny":
             arguments["max_sequence_length"] = tiny.TOKENS
             if self.recipe.family == "hunyuan":

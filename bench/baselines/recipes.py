@@ -20,6 +20,9 @@ class Recipe:
     """One system. Sizes are those of one clip; `compression` is (time, height, width) of the VAE and `patch` of the
     transformer in latents. `passes_per_step` counts forward passes of one clip, guidance included.
 
+    `prompt_template` says what the pipeline itself puts around a prompt; `negative_prompt` is what guidance points away
+    from by default, and is asked for with real weights alone.
+
     `claimed` is the publication's own words for its size, which round. `checkpoint_parameters` is the exact count of
     one denoiser's published weights, and `parameters_source` says where it was read.
     """
@@ -52,7 +55,8 @@ class Recipe:
     call: Mapping[str, Any] = field(default_factory=dict)
     timestep_per_token: bool = False
     audio_tokens_per_second: float = 0.0
-    prompt_template: str = ""
+    prompt_template: str = "none: the prompt as it is"
+    negative_prompt: str = ""
     claimed: str
     claimed_parameters: float
     checkpoint_parameters: int
@@ -98,6 +102,12 @@ _HUNYUAN: dict[str, Any] = {
 }
 _WAN: dict[str, Any] = {
     "family": "wan",
+    # `sample_neg_prompt` of wan/configs/shared_config.py, in both repositories
+    "negative_prompt": (
+        "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，"
+        "残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，"
+        "三条腿，背景人很多，倒着走"
+    ),
     "pipeline": "WanPipeline",
     "transformer": "WanTransformer3DModel",
     "vae": "AutoencoderKLWan",
@@ -110,6 +120,8 @@ _WAN: dict[str, Any] = {
     "text_width": 4096,
 }
 _WAN_SCHEDULER = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "num_train_timesteps": 1000}
+_LTX_NEGATIVE = "worst quality, inconsistent motion, blurry, jittery, distorted"
+"""Of the examples in diffusers' LTX and LTX-2 pipelines."""
 _COGVIDEOX: dict[str, Any] = {
     "family": "cogvideox",
     "pipeline": "CogVideoXPipeline",
@@ -266,6 +278,7 @@ _ALL = (
     Recipe(
         name="ltx-video-2b",
         family="ltx",
+        negative_prompt=_LTX_NEGATIVE,
         pipeline="LTXPipeline",
         transformer="LTXVideoTransformer3DModel",
         vae="AutoencoderKLLTXVideo",
@@ -303,6 +316,7 @@ _ALL = (
     Recipe(
         name="ltx-2",
         family="ltx2",
+        negative_prompt=_LTX_NEGATIVE,
         pipeline="LTX2Pipeline",
         transformer="LTX2VideoTransformer3DModel",
         vae="AutoencoderKLLTX2Video",

@@ -117,4 +117,10 @@ def test_a_peer_of_mode_real_takes_such_a_folder(wan: Path) -> None:
     assert peer.weights()
     assert peer.flags == ()
     peer.load()
+    asked: dict[str, Any] = {}
+    pipeline = peer._pipeline
+    peer._pipeline = lambda **words: asked.update(words) or pipeline(**words)
+    peer._pipeline.text_encoder = pipeline.text_encoder
     assert peer.generate(REQUESTS, Stopwatch()).frames.shape == (2, 5, 32, 32, 3)
+    assert asked["negative_prompt"] == [peer.recipe.negative_prompt] * 2
+    assert asked["negative_prompt"][0].startswith("色调艳丽")
