@@ -12,6 +12,7 @@ from magic141.pipeline import Magic141Pipeline
 from magic141.presets import LAB
 from magic141.scheduler import FlowMatchScheduler
 from magic141.sparsify import quantise
+from magic141.sparsify.memory import parameter_bytes
 from magic141.transformer import Magic141Transformer3DModel
 
 HAS_TORCHAO = quantise.find_spec("torchao") is not None
@@ -116,3 +117,10 @@ def test_a_checkpoint_without_its_config_is_refused_at_the_door(own: Path, tmp_p
     result = CliRunner(env={"MAGIC141_WEIGHTS": str(own)}).invoke(app, command)
     assert result.exit_code == 2
     assert "has no config.json: weights alone do not say what was pruned" in result.stderr
+
+
+def test_the_pruned_checkpoint_that_ships_is_used_by_name() -> None:
+    lab, pruned = (Magic141Pipeline.from_pretrained(name) for name in ("lab", "lab-p60"))
+    assert pruned.transformer.config.pruned_ratio == 0.6
+    assert parameter_bytes(pruned.transformer) <= 0.6 * parameter_bytes(lab.transformer)
+    weights.verify(weights.resolve("lab-p60"))
