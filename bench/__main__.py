@@ -58,7 +58,7 @@ def run(
         typer.Option("--ray", metavar="ADDRESS", help="Use a Ray cluster; local or local:N starts one here."),
     ] = None,
 ) -> None:
-    """Answer every cell of a suite, each in a fresh process, and rebuild the report after each."""
+    """Answer every cell of a suite, each in a fresh process, and rebuild the report on the way."""
     with typed_errors():
         from bench.command import Command
 

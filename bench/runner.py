@@ -30,7 +30,9 @@ REPORT = "report.html"
 LATEST = "latest"
 REPORT_LIMIT = 120.0
 PRELOAD_SECONDS, REPORT_SECONDS = 15.0, 2.0
-"""What a plan adds for imports (once, if a system has any) and for the report (after every cell)."""
+"""What a plan adds for imports (once, if a system has any) and for the report (its share of a cell)."""
+REPORT_EVERY = 120.0
+"""Seconds between two reports of a run that goes on: drawing a late one takes ten."""
 CLIP_BYTES, ROW_BYTES, CELL_BYTES = 24_000, 400, 12_000
 """What a plan takes a stored clip, a row of samples and a record to weigh."""
 
@@ -153,6 +155,7 @@ class Driver:
         self._store = Store(run)
         self._isolation = Isolation(imports(suite, options.report))
         self._work = run / ".work"
+        self._next_report = 0.0
 
     def drive(self, cells: Sequence[Cell]) -> list[Record]:
         """Records of all `cells`, old and new. An interruption leaves everything finished so far."""
@@ -166,8 +169,9 @@ class Driver:
             for answer in self._answers(todo, preload):
                 self._record(answer)
                 # Elsewhere other cells are being timed, perhaps on this very machine: the report waits for the end.
-                if self._options.report and not self._options.ray:
+                if self._options.report and not self._options.ray and time.monotonic() > self._next_report:
                     self._report()
+                    self._next_report = time.monotonic() + REPORT_EVERY
         shutil.rmtree(self._work, ignore_errors=True)
         records = latest(self._store.records())
         done = [records[cell.id] for cell in cells]
