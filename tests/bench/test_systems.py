@@ -33,10 +33,13 @@ def test_frames_are_checked(frames: np.ndarray, said: str) -> None:
         check_output(Output(frames), 1)
 
 
-def test_some_flat_clips_are_allowed() -> None:
+def test_one_flat_clip_among_others_is_invalid() -> None:
     frames = np.zeros((2, 5, 8, 8, 3), np.uint8)
-    frames[0, 0, 0, 0, 0] = 1
+    frames[:, 0, 0, 0, 0] = 1
     check_output(Output(frames), 2)
+    frames[1] = 7
+    with pytest.raises(InvalidOutputError, match="1 of 2 clips are one flat colour, the first is clip 1"):
+        check_output(Output(frames), 2)
 
 
 def test_allocators_of_all_kinds_run_out_of_memory() -> None:
