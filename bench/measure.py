@@ -226,7 +226,9 @@ def _live_tensor_bytes() -> int:
     gc.collect()
     storages = {}
     for thing in gc.get_objects():
-        if issubclass(type(thing), torch.Tensor) and thing.device.type == "cpu":
+        # A tensor around others (torchao's weights of few bits) has no storage; those inside it are met as well.
+        wraps = hasattr(type(thing), "__tensor_flatten__")
+        if issubclass(type(thing), torch.Tensor) and not wraps and thing.device.type == "cpu":
             storage = thing.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())

@@ -146,3 +146,17 @@ def test_the_pace_of_windows() -> None:
     assert found.slowest == 1.5
     alone = measure.windows([3.0, 4.0], 2)
     assert (alone.later, alone.jitter) == (None, None)
+
+
+def test_weights_of_few_bits_count_by_what_they_hold() -> None:
+    pytest.importorskip("torchao")
+    import torch
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    with measure.peak_tensor_bytes() as before:
+        pass
+    layer = torch.nn.Sequential(torch.nn.Linear(512, 512, bias=False))
+    quantize_(layer, Int8WeightOnlyConfig())
+    with measure.peak_tensor_bytes() as after:
+        pass
+    assert 512 * 512 <= after[0] - before[0] < 512 * 512 * 1.1
