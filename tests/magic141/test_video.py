@@ -145,6 +145,8 @@ def write_parts(path: Path, parts: Iterable[Frames]) -> None:
 
 
 WRITE_WITHOUT_END = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
 import sys, numpy as np
 from magic141.video import VideoWriter
 with VideoWriter(sys.argv[1], 16) as writer:
