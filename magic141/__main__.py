@@ -31,6 +31,12 @@ console = Console()
 notices = Console(stderr=True)
 
 
+class Criterion(StrEnum):
+    magnitude = "magnitude"
+    activation = "activation"
+    taylor = "taylor"
+
+
 class Door(typer.core.TyperGroup):
     """Prints the errors that this package raises on purpose, without a traceback, and exits with code 2."""
 
@@ -190,15 +196,20 @@ def sparsify(
         Path, typer.Option("--output", "-o", help="The folder to write; its name is the model's.")
     ],
     model: Annotated[str, typer.Option(help="A preset, a folder, or a hub repository.")] = LAB.name,
+    criterion: Annotated[
+        Criterion,
+        typer.Option(help="What makes a part important; all but magnitude look at training scenes."),
+    ] = Criterion.magnitude,
 ) -> None:
     """Write MODEL pruned or quantised as one sealed checkpoint. Quality is not recovered by it: training is."""
-    ways = sparsify_package.parse(sparsity)
+    ways = sparsify_package.parse(sparsity, criterion.value)
     weights_folder.resolve(model)
     with notices.status("loading"):
         from magic141.sparsify import checkpoint
+        from magic141.train import calibrate
     checkpoint.check_output(output)
     checkpoint.check_ways(sparsity, ways)
-    found = checkpoint.write(model, sparsity, ways, output)
+    found = checkpoint.write(model, sparsity, ways, output, calibrate.losses)
     share = found["after"] / found["before"]
     console.print(
         f"{output}: the transformer's parameters take {found['after']:,} bytes, {share:.2f} of {found['before']:,}",

@@ -36,7 +36,8 @@ class Lab:
     transformer and text encoder, and `auto` what the machine is good for; the VAE stays in fp32, because a bf16
     pixel is wrong by up to a grey level. The steps' arithmetic is fp32 always. `sparsity` is what
     `magic141.sparsify.parse` reads, and is done to the transformer after loading, without recovery: a checkpoint that
-    was pruned and trained again is a `model` of its own.
+    was pruned and trained again is a `model` of its own. `criterion` says which parts go; all but
+    "magnitude" are looked up on a few training scenes.
     """
 
     model: str = "lab"
@@ -49,6 +50,7 @@ class Lab:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     batch_size: int = 1
     sparsity: str = "none"
+    criterion: Literal["magnitude", "activation", "taylor"] = "magnitude"
 
     imports: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "magic141.pipeline", "magic141.data.render")
     fps: ClassVar[int] = 16
@@ -62,7 +64,7 @@ class Lab:
             arguments.check_guidance_scale(self.image_guidance_scale, "image_guidance_scale")
         arguments.check_shift(self.shift)
         self._check_length()
-        self._ways = sparsify.parse(self.sparsity)
+        self._ways = sparsify.parse(self.sparsity, self.criterion)
 
     def _check_length(self) -> None:
         arguments.check_num_frames(self.num_frames)
@@ -90,7 +92,14 @@ class Lab:
         pipeline.transformer.to(dtype)
         pipeline.text_encoder.to(dtype)
         pipeline.set_progress_bar_config(disable=True)
-        self._pipeline = sparsify.apply(pipeline, *self._ways)
+        self._pipeline = sparsify.apply(pipeline, *self._ways, calibration=self._calibration(pipeline))
+
+    def _calibration(self, pipeline: Any) -> sparsify.Calibration:
+        if not sparsify.need_calibration(self._ways):
+            return ()
+        from magic141.train import calibrate
+
+        return calibrate.losses(pipeline, self.num_inference_steps)
 
     def facts(self) -> Facts:
         from magic141.sparsify.memory import parameter_bytes

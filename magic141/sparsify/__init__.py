@@ -63,19 +63,20 @@ class Sparsity:
             raise InputError(f"ratio={self.ratio} must be a quarter for kind 'n:m': 0, 0.25, 0.5 or 0.75")
 
 
-def parse(text: str) -> tuple[Sparsity, ...]:
+def parse(text: str, criterion: str = "magnitude") -> tuple[Sparsity, ...]:
     """The ways that a knob such as "structured-0.5+int8" names, in order; "none" names none.
 
     Each is a kind, then, where it takes one, a hyphen and the ratio: "unstructured-0.75", "n:m-0.75", "2:4", "int8".
+    `criterion` is that of what is pruned.
 
     Raises InputError: a kind is unknown, a ratio is missing, no number, or out of range, or "none" is not alone.
     """
-    return () if text == "none" else tuple(_way(part) for part in text.split("+"))
+    return () if text == "none" else tuple(_way(part, criterion) for part in text.split("+"))
 
 
-def _way(text: str) -> Sparsity:
+def _way(text: str, criterion: str) -> Sparsity:
     if text in (*QUANTISED, "2:4"):
-        return Sparsity(kind=text, ratio=0.5 if text == "2:4" else 0.0)
+        return Sparsity(kind=text, ratio=0.5 if text == "2:4" else 0.0, criterion=criterion)
     kind, _, number = text.rpartition("-")
     try:
         ratio = float(number)
@@ -87,7 +88,12 @@ def _way(text: str) -> Sparsity:
             f"({', '.join(kind for kind in KINDS if kind not in (*QUANTISED, '2:4'))}), one of "
             f"{', '.join(('2:4', *QUANTISED))}, or several joined by '+'"
         )
-    return Sparsity(kind=kind, ratio=ratio)
+    return Sparsity(kind=kind, ratio=ratio, criterion=criterion)
+
+
+def need_calibration(ways: Iterable[Sparsity]) -> bool:
+    """Whether `apply` needs to know of data."""
+    return any(way.kind in PRUNED and way.criterion != "magnitude" for way in ways)
 
 
 def apply(

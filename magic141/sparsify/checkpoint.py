@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from magic141 import weights
 from magic141.errors import InputError
-from magic141.sparsify import Sparsity, apply
+from magic141.sparsify import PRUNED, Calibration, Sparsity, apply, need_calibration
 from magic141.sparsify.memory import parameter_bytes
+
+if TYPE_CHECKING:
+    from magic141.pipeline import Magic141Pipeline
 
 CARD = """---
 license: apache-2.0
@@ -19,12 +24,12 @@ pipeline_tag: text-to-video
 
 # magic141 {name}
 
-The weights `{model}` after `python -m magic141 sparsify --model {model} --sparsity {sparsity}`.
+The weights `{model}` after `python -m magic141 sparsify --model {model} --sparsity {sparsity}{option}`.
 
 | | |
 |---|---|
 | made from | `{model}`, sha256 {source} |
-| sparsity | {sparsity}, by magnitude, without recovery |
+| sparsity | {sparsity}{criterion}, without recovery |
 | parameters of the transformer | {after:,} bytes, {share:.2f} of the {before:,} before |
 | transformer file | sha256 {transformer} |
 
@@ -50,9 +55,16 @@ def check_ways(text: str, ways: tuple[Sparsity, ...]) -> None:
         )
 
 
-def write(model: str, text: str, ways: tuple[Sparsity, ...], folder: Path) -> dict[str, int]:
+def write(
+    model: str,
+    text: str,
+    ways: tuple[Sparsity, ...],
+    folder: Path,
+    calibrate: Callable[[Magic141Pipeline], Calibration] | None = None,
+) -> dict[str, int]:
     """Sparsify `model` in the `ways` that `text` names, and seal it in `folder`, whole or not at all.
 
+    `calibrate` makes what criteria other than magnitude must know of data (`magic141.train.calibrate.losses`).
     Returns the bytes of the transformer's parameters, "before" and "after".
 
     Raises:
@@ -66,7 +78,8 @@ def write(model: str, text: str, ways: tuple[Sparsity, ...], folder: Path) -> di
     source = weights.resolve(model)
     pipe = Magic141Pipeline.from_pretrained(source)
     before = parameter_bytes(pipe.transformer)
-    apply(pipe, *ways)
+    known = calibrate(pipe) if calibrate is not None and need_calibration(ways) else ()
+    apply(pipe, *ways, calibration=known)
     after = parameter_bytes(pipe.transformer)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -76,6 +89,8 @@ def write(model: str, text: str, ways: tuple[Sparsity, ...], folder: Path) -> di
             name=folder.name,
             model=source.name,
             sparsity=text,
+            criterion="".join({f", by {way.criterion}" for way in ways if way.kind in PRUNED}),
+            option="".join({f" --criterion {way.criterion}" for way in ways if way.kind in PRUNED}),
             source=weights.fingerprint(source),
             after=after,
             before=before,

@@ -7,7 +7,6 @@ data in sight.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,14 +20,13 @@ from magic141.scheduler import FewStepScheduler, interpolate
 from magic141.sparsify import CRITERIA, PRUNED, apply, parse
 from magic141.sparsify.structured import check_whole
 from magic141.train import i2v
+from magic141.train.calibrate import BATCHES, asked, first_batches, losses_on
 from magic141.train.fields import Field, draw, field, step_times
-from magic141.train.flow import Batch, Sampler, times
+from magic141.train.flow import Batch, Sampler
 from magic141.train.latents import CLIPS, IMAGES, LONG, WORLD, encode_sets
 from magic141.train.loop import Progressed, Settings, autocast, fit
 from magic141.train.student import same_plan, store
 from magic141.transformer import Magic141Transformer3DModel
-
-Losses = list[Callable[[Magic141Transformer3DModel], Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +41,7 @@ class Plan:
 
     sparsity: str = "structured-0.5"
     criterion: str = "activation"
-    calibration: int = 10
+    calibration: int = BATCHES
     flow: float = 0.1
     steps: int | None = None
 
@@ -94,10 +92,9 @@ def pruned_of(
     plan: Plan, dense: Magic141Transformer3DModel, batches: i2v.Draw, fixed: Tensor | None
 ) -> Magic141Transformer3DModel:
     """A pruned copy of `dense`, its importance looked up on the first batches of all tasks."""
-    generators = [torch.Generator().manual_seed(step) for step in range(plan.calibration)]
     ways = [replace(way, criterion=plan.criterion) for way in parse(plan.sparsity)]
-    shown = [batches(step, generator) for step, generator in enumerate(generators)]
-    pruned: Magic141Transformer3DModel = apply(dense, *ways, calibration=calibration(shown, fixed))
+    shown = first_batches(batches, plan.calibration)
+    pruned: Magic141Transformer3DModel = apply(dense, *ways, calibration=losses_on(shown, fixed))
     return pruned
 
 
@@ -139,29 +136,6 @@ def loss(
     v = pruned(x_t, t)
     distil, data = ((v - other)[:, :, known:].square().mean() for other in (aim, eps - x0))
     return {"loss": distil + flow * data, "distil": distil.detach(), "flow": data.detach()}
-
-
-def asked(count: int, shift: float, fixed: Tensor | None, generator: torch.Generator) -> Tensor:
-    """Times (count,): logit-normal and shifted, or drawn evenly from the `fixed` ones of few steps."""
-    if fixed is None:
-        return times(count, shift, generator)
-    return fixed[torch.randint(len(fixed), (count,), generator=generator)]
-
-
-def calibration(batches: list[Batch], fixed: Tensor | None = None, seed: int = 0) -> Losses:
-    """Flow matching losses for `magic141.sparsify.apply`, one a batch; the same at every call."""
-
-    def loss_on(batch: Batch, index: int) -> Callable[[Magic141Transformer3DModel], Tensor]:
-        def flow(model: Magic141Transformer3DModel) -> Tensor:
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
-            t = asked(len(batch.latents), i2v.SHIFT, fixed, generator).to(batch.latents.device)
-            eps = draw(batch.latents, generator)
-            v = field(model, batch)(interpolate(batch.latents, eps, t), t)
-            return (v - (eps - batch.latents))[:, :, batch.known :].square().mean()
-
-        return flow
-
-    return [loss_on(batch, index) for index, batch in enumerate(batches)]
 
 
 def _worn(batch: Batch, generator: torch.Generator) -> Batch:

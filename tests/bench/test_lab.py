@@ -122,6 +122,19 @@ def test_pruned_layers_are_smaller_and_masked_ones_are_not(untrained: Path) -> N
     assert Lab(sparsity="structured-0.5").seconds_per_clip() < Lab().seconds_per_clip()
 
 
+def test_parts_go_by_the_criterion_that_is_asked(untrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from magic141.train import calibrate
+
+    monkeypatch.setattr(calibrate, "SCENES", 8)
+    kept = {}
+    for criterion in ("magnitude", "activation"):
+        lab = Lab(sparsity="blocks-0.4", criterion=criterion, num_inference_steps=1, precision="bf16")
+        lab.load()
+        kept[criterion] = lab.facts().parameter_bytes
+        assert lab._pipeline.transformer.config.pruned_blocks
+    assert len(kept) == 2
+
+
 def test_what_this_machine_cannot_sparsify_is_unsupported(untrained: Path) -> None:
     with pytest.raises(UnsupportedError, match="2:4 kernels need an NVIDIA GPU"):
         Lab(sparsity="2:4", precision="fp32").load()

@@ -98,6 +98,7 @@ def test_specifications_need_no_torch() -> None:
 )
 def test_knobs_name_ways(text: str, ways: list[tuple[str, float]]) -> None:
     assert [(way.kind, way.ratio) for way in parse(text)] == ways
+    assert {way.criterion for way in parse(text, "taylor")} <= {"taylor"}
 
 
 @pytest.mark.parametrize(

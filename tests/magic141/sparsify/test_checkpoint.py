@@ -13,6 +13,7 @@ from magic141.presets import LAB
 from magic141.scheduler import FlowMatchScheduler
 from magic141.sparsify import quantise
 from magic141.sparsify.memory import parameter_bytes
+from magic141.train import calibrate
 from magic141.transformer import Magic141Transformer3DModel
 
 HAS_TORCHAO = quantise.find_spec("torchao") is not None
@@ -39,6 +40,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pooled_projection_dim=LAB.transformer.pooled_projection_dim,
             rope_axes_dim=(4, 6, 6),
             shared_modulation=True,
+            continuation_embed=True,
         ),
         vae=AutoencoderMagic141(width=16, fine_width=8, encoder_blocks=1, decoder_blocks=1, fine_blocks=1),
         text_encoder=make_text_image_model(),
@@ -71,6 +73,21 @@ def test_a_pruned_model_is_a_checkpoint_by_name(own: Path, monkeypatch: pytest.M
     assert again.exit_code == 2
     assert "the model is pruned already" in again.stderr
     assert not (own / "twice").exists()
+
+
+def test_what_goes_can_be_looked_up_on_training_scenes(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrate, "SCENES", 8)
+    dense = ["--model", "dense", "--sparsity", "structured-0.5"]
+    for criterion in ("magnitude", "taylor"):
+        result = sparsify(own, *dense, "--criterion", criterion, "-o", own / criterion)
+        assert result.exit_code == 0, result.output
+        card = (own / criterion / "README.md").read_text("utf-8")
+        assert f"structured-0.5, by {criterion}, without recovery" in card
+        assert f"--sparsity structured-0.5 --criterion {criterion}`" in card
+    kept = [weights.verify(own / criterion) for criterion in ("magnitude", "taylor")]
+    file = "transformer/diffusion_pytorch_model.safetensors"
+    assert kept[0][file] != kept[1][file]
+    assert sparsify(own, *dense, "--criterion", "luck", "-o", own / "luck").exit_code == 2
 
 
 @pytest.mark.skipif(not HAS_TORCHAO, reason="torchao is not installed")

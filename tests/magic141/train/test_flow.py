@@ -1,11 +1,13 @@
+import copy
 import dataclasses
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from magic141.conditioning import encode_prompt, make_text_image_model, make_tokenizer
-from magic141.train.flow import Batch, Denoiser, Sampler, times
+from magic141.train.flow import CELLS, PLACE_WEIGHT, Batch, Denoiser, Sampler, density, times
 from magic141.train.latents import WORLD, LatentSet, SetSpec
 
 
@@ -59,6 +61,27 @@ def test_covered_tokens_weigh_more_where_that_is_asked(denoiser):
 
     assert weighted(loud) > weighted(quiet)
     assert loss(denoiser, loud)["v"] == loss(denoiser, quiet)["v"]
+
+
+def test_what_the_head_told_becomes_a_density_on_the_latents_grid():
+    cover = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    cells = F.pixel_unshuffle(cover.unsqueeze(2), CELLS).movedim(2, -1).flatten(2)
+    found = density(cells.log(), 8)
+    share = cover / cover.mean((-1, -2), keepdim=True)
+    torch.testing.assert_close(found, F.avg_pool2d(share, 2))
+
+
+def test_costs_gather_where_the_model_thinks_that_objects_are_and_not_where_they_are(denoiser):
+    """Else the velocity of least cost would be another: weights may depend on x_t alone."""
+    model = copy.deepcopy(denoiser)
+    model.place.weight.data.zero_()
+    model.place.bias.data[:] = 0.0
+    even = loss(model, batch(0))["loss"] - PLACE_WEIGHT * loss(model, batch(0))["place"]
+    torch.testing.assert_close(even, loss(model, batch(0))["v"])  # thinking nothing, it weighs all alike
+    moved = dataclasses.replace(batch(0), cover=batch(0).cover.flip(-1))
+    told = loss(denoiser, batch(0)), loss(denoiser, moved)
+    flows = [terms["loss"] - PLACE_WEIGHT * terms["place"] for terms in told]
+    torch.testing.assert_close(*flows)
 
 
 def test_a_few_steps_learn(denoiser):

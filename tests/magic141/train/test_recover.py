@@ -9,43 +9,18 @@ from typer.testing import CliRunner
 
 from magic141.errors import InputError
 from magic141.pipeline import Magic141Pipeline
-from magic141.sparsify import Sparsity, apply
 from magic141.train import recover
 from magic141.train.__main__ import app
 from magic141.train.flow import Batch
 from magic141.train.loop import Settings
 from magic141.train.recover import Plan
 from magic141.train.student import STUDENT
-from magic141.transformer import Magic141Transformer3DModel
 
 T = torch.full((4,), 0.5)
 
 
 def gen(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-@pytest.fixture
-def dense():
-    torch.manual_seed(0)
-    model = Magic141Transformer3DModel(
-        in_channels=33,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        num_layers=1,
-        num_single_layers=1,
-        num_refiner_layers=1,
-        mlp_ratio=2.0,
-        activation_fn="gelu",
-        text_embed_dim=128,
-        pooled_projection_dim=128,
-        rope_axes_dim=(4, 6, 6),
-        shared_modulation=True,
-        continuation_embed=True,
-    )
-    for parameter in model.parameters():
-        parameter.data += torch.randn(parameter.shape) * 0.2
-    return model.eval()
 
 
 def batch(known=1, seed=1):
@@ -90,22 +65,6 @@ def test_known_frames_are_no_question():
         return torch.cat([x_t[:, :, :2] + 9, x_t[:, :, 2:]], dim=2)
 
     assert recover.loss(wrong_there, lambda x_t, t: x_t, x0, 2, T, 0.0, gen())["loss"] == 0
-
-
-def test_a_student_of_few_steps_is_asked_at_its_own_times():
-    t = recover.asked(400, 3.0, torch.tensor([1.0, 0.9, 0.5]), gen())
-    assert {round(value, 4) for value in t.tolist()} == {1.0, 0.9, 0.5}
-    t = recover.asked(400, 3.0, None, gen())
-    assert ((t > 0) & (t < 1)).all()
-
-
-def test_calibration_is_the_same_at_every_call_and_tells_what_matters(dense):
-    losses = recover.calibration([batch(), batch(seed=2)])
-    first, second = ([loss(dense).item() for loss in losses] for _ in range(2))
-    assert first == second
-    assert first[0] != first[1]
-    pruned = apply(dense, Sparsity(kind="structured", ratio=0.5, criterion="taylor"), calibration=losses)
-    assert pruned.config.pruned_ratio == 0.5
 
 
 def test_a_pruned_model_comes_nearer_to_the_dense_one(dense, tmp_path):
