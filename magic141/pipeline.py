@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPModel, PreTrainedTokenizerFast
 
-from magic141 import arguments, longvideo, stages, weights
+from magic141 import adapter, arguments, longvideo, stages, weights
 from magic141.autoencoder import AutoencoderMagic141
 from magic141.conditioning import Condition, as_batch, encode_image, encode_prompt, known_channels, visible
 from magic141.errors import InputError
@@ -33,7 +33,7 @@ from magic141.transformer import Magic141Transformer3DModel
 
 SPATIAL_COMPRESSION = 8
 SHAREABLE = {"vae": AutoencoderMagic141, "text_encoder": CLIPModel}
-"""Parts that a student need not ship: they may be its teacher's."""
+"""Parts that a student need not ship: they may be its teacher's. Its transformer may be a change of its teacher's."""
 OUTPUT_TYPES = ("np", "pt", "pil", "latent")
 
 StepCallback = Callable[["Magic141Pipeline", int, Tensor, dict[str, Any]], dict[str, Any]]
@@ -91,8 +91,13 @@ class Magic141Pipeline(DiffusionPipeline):
         folder = weights.resolve(pretrained_model_name_or_path)
         dtype = kwargs.get("dtype", kwargs.get("torch_dtype", torch.float32))
         for part, where in weights.shared(folder).items():
-            if part not in kwargs:
+            if part in kwargs:
+                continue
+            if part in SHAREABLE:
                 kwargs[part] = SHAREABLE[part].from_pretrained(where, dtype=dtype)
+            else:
+                whole = Magic141Transformer3DModel.from_pretrained(where, dtype=torch.float32)
+                kwargs[part] = adapter.merge(whole, folder).to(dtype)
         return super().from_pretrained(str(folder), **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:

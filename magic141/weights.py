@@ -68,10 +68,12 @@ def verify(folder: Path) -> dict[str, str]:
     return sums
 
 
-def share(folder: Path, preset: str, parts: Sequence[str]) -> None:
+def share(folder: Path, preset: str, parts: Sequence[str], changed: Sequence[str] = ()) -> None:
     """Drop `parts` of `folder` that are, file by file, those of `preset`, and note where they are; seal it after.
 
-    Raises InputError where a part differs: then it cannot be shared.
+    changed: parts that differ, and that `folder` makes from those of `preset` (see `magic141.adapter`).
+
+    Raises InputError where another part differs: then it cannot be shared.
     """
     lender, sums = resolve(preset), {}
     for part in parts:
@@ -86,9 +88,14 @@ def share(folder: Path, preset: str, parts: Sequence[str]) -> None:
                 raise InputError(
                     f"{folder / name} differs from that of {preset!r}: ship the part with its student"
                 )
-    for part in parts:
+    for part in changed:
+        sums |= {
+            path.relative_to(lender).as_posix(): file_sha256(path)
+            for path in sorted((lender / part).glob("*"))
+        }
+    for part in (*parts, *changed):
         shutil.rmtree(folder / part)
-    facts = {"preset": preset, "parts": list(parts), "sha256": sums}
+    facts = {"preset": preset, "parts": [*parts, *changed], "sha256": sums}
     (folder / SHARED).write_text(json.dumps(facts, indent=1) + "\n", "utf-8", newline="\n")
 
 

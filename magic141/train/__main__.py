@@ -295,13 +295,19 @@ def pack(
     student: Annotated[
         Path | None, typer.Option(help="A student or snapshot to pack, instead of the stages in --out.")
     ] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option(
+            help="Of a student: store what it changes of lab, in matrices of this rank; else whole."
+        ),
+    ] = None,
 ) -> None:
     """Write the trained stages, or a student, as one diffusers folder, in half precision, with card and checksums."""
     shipped = Path("magic141/weights")
     if student is not None:
         from magic141.train import student as packing
 
-        packing.pack(student, target or shipped / "lab-student")
+        packing.pack(student, target or shipped / "lab-student", rank)
         return
     from magic141.train import recipes
 

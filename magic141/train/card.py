@@ -73,6 +73,7 @@ weights: leave it at 1, the default of this folder. Use {steps} steps, with {sam
 | tasks, in turns | {tasks} |
 | guidance of the teacher | {guidance} |
 | shift of the times | {shift} |
+| stored | {stored} |
 | updates, samples, minutes | {step:,}, {samples:,}, {minutes:.0f} |
 
 ## Training
@@ -110,8 +111,13 @@ def write_student_card(facts: dict[str, Any], trained: dict[str, Any] | None, pa
     sampler = (
         "Euler's method" if facts["method"] == "cfg" else "`FewStepScheduler`, which noises afresh after each"
     )
+    stored = "whole"
+    if "rank" in facts:
+        lost = f"{facts['left_out']:.1%} of it is left out"
+        stored = f"what it changes of `lab`, in matrices of rank {facts['rank']}: {lost}"
     shown = {
         **facts,
+        "stored": stored,
         "name": path.parent.name,
         "sampler": sampler,
         "tasks": ", ".join(facts.get("tasks", ())),

@@ -10,7 +10,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from magic141 import weights
+import torch
+
+from magic141 import adapter, weights
 from magic141.errors import InputError
 from magic141.pipeline import SHAREABLE, Magic141Pipeline
 from magic141.presets import LAB
@@ -63,10 +65,12 @@ def store(
     os.replace(partial, folder)
 
 
-def pack(student: Path, target: Path) -> None:
+def pack(student: Path, target: Path, rank: int | None = None) -> None:
     """Ship a student: `target` becomes that pipeline folder, with card and checksums, without what its teacher ships.
 
-    Raises InputError where `student` is none.
+    rank: ship its transformer as what it changes of the teacher's, in matrices of that rank (`magic141.adapter`).
+
+    Raises InputError where `student` is none, or with a `rank` and no teacher that ships.
     """
     if not (student / STUDENT).is_file():
         raise InputError(
@@ -77,9 +81,19 @@ def pack(student: Path, target: Path) -> None:
     shutil.copytree(student, partial)
     if (target / "README.md").exists():
         shutil.copy(target / "README.md", partial / "README.md")
-    with contextlib.suppress(InputError):  # of a teacher that does not ship
-        weights.share(partial, LAB.name, tuple(SHAREABLE))
     facts = json.loads((partial / STUDENT).read_text("utf-8"))
+    if rank is None:
+        with contextlib.suppress(InputError):  # of a teacher that does not ship
+            weights.share(partial, LAB.name, tuple(SHAREABLE))
+    else:
+        teacher, ours = (
+            Magic141Transformer3DModel.from_pretrained(folder / "transformer", dtype=torch.float32)
+            for folder in (weights.resolve(LAB.name), student)
+        )
+        adapter.save(adapter.factor(ours, teacher, rank), partial)
+        facts |= {"rank": rank, "left_out": adapter.left_out(ours, teacher, partial)}
+        (partial / STUDENT).write_text(json.dumps(facts, indent=1) + "\n", "utf-8", newline="\n")
+        weights.share(partial, LAB.name, tuple(SHAREABLE), changed=["transformer"])
     cards = [folder / "card.json" for folder in (student.parent, student.parent.parent)]
     trained = next((json.loads(card.read_text("utf-8")) for card in cards if card.exists()), None)
     weights.seal(partial)

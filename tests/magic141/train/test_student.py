@@ -49,6 +49,38 @@ def test_a_student_of_the_shipped_teacher_ships_without_what_that_ships(tmp_path
         Magic141Pipeline.from_pretrained("lab-student")
 
 
+@pytest.mark.slow
+def test_a_student_ships_as_what_it_changes_of_its_teacher(tmp_path, monkeypatch):
+    import torch
+
+    from magic141 import adapter
+    from magic141.pipeline import Magic141Pipeline
+    from magic141.train.loop import Progressed
+
+    teacher = Magic141Pipeline.from_pretrained("lab")
+    plan = Plan(method="cfg")
+    facts = {**vars(plan), **vars(Progressed(3, 12, 60.0))}
+    student_model = Magic141Pipeline.from_pretrained("lab").transformer
+    layer = student_model.single_transformer_blocks[0].to_qkv
+    with torch.no_grad():
+        layer.weight += 0.01 * torch.randn(layer.out_features, 2) @ torch.randn(2, layer.in_features)
+        layer.bias += 0.1
+    made = tmp_path / "cfg" / "student"
+    student.store(teacher, student_model, plan.scheduler(), facts, made)
+    monkeypatch.setenv("MAGIC141_WEIGHTS", str(tmp_path))
+    target = tmp_path / "lab-thin"
+    student.pack(made, target, rank=2)
+    assert not (target / "transformer").exists()
+    assert (target / adapter.FILE).stat().st_size < 200_000
+    card = (target / "README.md").read_text()
+    assert "in matrices of rank 2: 0.0% of it is left out" in card
+    pipe = Magic141Pipeline.from_pretrained("lab-thin")
+    for name, value in pipe.transformer.state_dict().items():
+        torch.testing.assert_close(value, student_model.state_dict()[name], rtol=0, atol=2e-3)
+    half = Magic141Pipeline.from_pretrained("lab-thin", dtype=torch.float16)
+    assert half.transformer.dtype == torch.float16
+
+
 def test_what_is_no_student_is_not_packed(tmp_path):
     with pytest.raises(InputError, match="has no student.json"):
         student.pack(tmp_path, tmp_path / "packed")
