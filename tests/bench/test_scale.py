@@ -1,5 +1,10 @@
+import contextlib
 import sys
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -21,14 +26,110 @@ def test_without_ray_the_message_names_the_extra(
 
 
 def test_a_timed_cell_claims_its_node(suite_file: SuiteFile) -> None:
-    from types import SimpleNamespace
-
     node = {"Resources": {"CPU": 16.0, "GPU": 2.0}}
     timed = SimpleNamespace(cell=SimpleNamespace(kind="cell"), threads=4)
     exam = SimpleNamespace(cell=SimpleNamespace(kind="exam"), threads=4)
     assert scale.request(timed, node) == {"num_cpus": 16, "num_gpus": 2}  # type: ignore[arg-type]
     assert scale.request(exam, node) == {"num_cpus": 4, "num_gpus": 1}  # type: ignore[arg-type]
     assert scale.request(exam, {"Resources": {"CPU": 2.0}}) == {"num_cpus": 2, "num_gpus": 0}  # type: ignore[arg-type]
+
+
+class Raised(Exception):
+    cause = ValueError("a bug of ours")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `answers` needs of a job."""
+
+    name: str
+    work: Path
+    fingerprint: str = "here"
+    threads: int = 1
+
+    @property
+    def cell(self) -> SimpleNamespace:
+        return SimpleNamespace(kind="cell", label=self.name)
+
+
+class OneNode:
+    """What `answers` needs of Ray: a cluster of one node, which answers by `said`, an error where that is one."""
+
+    exceptions = SimpleNamespace(RayError=Exception, RayTaskError=Raised)
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *said: object, probe: object = "here") -> None:
+        left = list(said)
+
+        def on(ray: object, function: object, node: object, job: object) -> SimpleNamespace:
+            probing = function is scale._fingerprint
+            return SimpleNamespace(remote=lambda *args: (lambda: probe) if probing else partial(left.pop, 0))
+
+        monkeypatch.setattr(scale, "require", lambda: self)
+        monkeypatch.setattr(scale, "_connected", lambda ray, address: contextlib.nullcontext())
+        monkeypatch.setattr(scale, "_on", on)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"NodeID": "n", "Alive": True, "Resources": {"CPU": 2.0}}]
+
+    def wait(self, tasks: list[object]) -> tuple[list[object], list[object]]:
+        return tasks[:1], tasks[1:]
+
+    def get(self, task: object, timeout: float | None = None) -> object:
+        if isinstance(task, list):
+            return [self.get(one) for one in task]
+        answer = task()  # type: ignore[operator]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+class Notes:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+    def cell_started(self, cell: object) -> None: ...
+
+
+def collect(*jobs: Asked) -> tuple[list[Any], list[str]]:
+    notes = Notes()
+    return list(scale.answers("local", jobs, (), notes)), notes.lines  # type: ignore[arg-type]
+
+
+def test_what_our_own_code_raised_on_a_node_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    OneNode(monkeypatch, Raised(), ("then", 0.5, "ended", {"logs/log": b"text"}))
+    found, notes = collect(Asked("first", tmp_path / "1"), Asked("second", tmp_path / "2"))
+    assert "a bug of ours" in found[0].ending.log
+    assert found[0].job.name == "first"
+    assert notes == []
+    assert (found[1].ending, found[1].preload) == ("ended", 0.5)
+    assert (tmp_path / "2" / "logs" / "log").read_bytes() == b"text"
+
+
+def test_a_lost_worker_gets_two_attempts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    OneNode(monkeypatch, OSError("gone"), OSError("gone again"))
+    found, notes = collect(Asked("only", tmp_path))
+    assert [answer.ending.log for answer in found] == ["worker lost (OSError), attempt 2 of 2"]
+    assert notes == [f"only: worker lost (OSError), attempt {n} of 2" for n in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("probe", "message"),
+    [
+        (TimeoutError(), "did not say within 120 s what environment it has"),
+        ("another", "none of the cluster's 1 nodes has the environment of this machine"),
+    ],
+)
+def test_nodes_that_do_not_say_what_they_are_get_no_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, probe: object, message: str
+) -> None:
+    OneNode(monkeypatch, probe=probe)
+    with pytest.raises(RunError, match=message):
+        collect(Asked("only", tmp_path))
 
 
 @pytest.mark.slow
