@@ -164,7 +164,9 @@ def write_run(
         versions={"torch": "2.15.0", "diffusers": "0.42.1", "numpy": "2.4.6"},
     )
     plan = [
-        PlannedCell(cell=one.cell, system=one.system, knobs=one.knobs, seconds=20.0, bytes=400_000)
+        PlannedCell(
+            cell=one.cell, system=one.system, knobs=one.knobs, seconds=20.0, bytes=400_000, flags=one.flags
+        )
         for one in (*records, *missing)
     ]
     made: dict[str, Any] = {

@@ -1,3 +1,4 @@
+from bench.records import RANDOM_WEIGHTS
 from reports.load import load
 from reports.rows import rows
 
@@ -40,6 +41,13 @@ def test_planned_cells_without_a_record_are_rows(make, tmp_path):
     cells = make.sweep()
     found = rows(load([make.run(tmp_path / "run", cells[:4], missing=cells[4:6])]))
     assert [row.outcome for row in found] == ["ok"] * 4 + ["not run yet"] * 2
+
+
+def test_a_planned_cell_of_random_weights_is_called_so_before_it_has_run(make, tmp_path):
+    untrained = make.record(steps=4).model_copy(update={"flags": (RANDOM_WEIGHTS,)})
+    (row,) = rows(load([make.run(tmp_path / "run", [], missing=[untrained])]))
+    assert row.outcome == "not run yet"
+    assert row.label.endswith("(random weights)")
 
 
 def test_runs_are_told_apart_and_given_twice_count_once(make, tmp_path):

@@ -1,3 +1,4 @@
+import contextlib
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -37,6 +38,23 @@ def test_every_system_runs_at_test_scale(name: str) -> None:
     np.testing.assert_array_equal(again.frames, output.frames)
     alone = peer.generate(REQUESTS[1:], Stopwatch()).frames[0]
     assert np.abs(alone.astype(int) - output.frames[1]).max() <= 2  # a clip does not depend on its batch
+
+
+def test_passes_of_both_experts_are_denoising() -> None:
+    """Wan 2.2 has one transformer for early steps and one for late ones."""
+    peer = Peer(system="wan-2.2-a14b", mode="tiny", precision="fp32")
+    peer.load()
+    entered: list[str] = []
+
+    def stages(name: str) -> contextlib.AbstractContextManager[None]:
+        entered.append(name)
+        return contextlib.nullcontext()
+
+    peer._stages = stages
+    for expert in (peer._pipeline.transformer, peer._pipeline.transformer_2):
+        with pytest.raises(TypeError):  # called without its arguments, inside the region
+            expert.forward()
+    assert entered == ["denoise", "denoise"]
 
 
 def test_every_recipe_has_a_tiny_one_and_a_source() -> None:
