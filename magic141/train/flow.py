@@ -107,8 +107,8 @@ class Denoiser(nn.Module):
         weight = 1 + object_weight * cover + FOCUS * density(told.detach(), error.shape[-1])[:, batch.known :]
         flow = (weight * error).sum() / weight.sum()
         place = spread(told, cells)
-        # Nearly pure noise tells nothing about places.
-        place = (place * (1 - t)[:, None]).mean()
+        # Nearly pure noise tells nothing about places, but a first frame and a caption do: where objects will go.
+        place = place.mean() if batch.known else (place * (1 - t)[:, None]).mean()
         return {"loss": flow + PLACE_WEIGHT * place, "v": error.detach().mean(), "place": place.detach()}
 
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from magic141.train.flow import Batch, Denoiser, Sampler, noised_tokens
 from magic141.train.latents import LatentSet
 from magic141.train.loop import Progressed, Settings, autocast, fit
-from magic141.train.t2i import SHIFT as IMAGE_SHIFT
 
-SHIFT = 2.0
+SHIFT = 3.0
+"""As for images: where objects go is decided early, as their shapes are."""
 CONDITION_NOISE = 0.3
 FRAMES = 9
 IMAGES_PER_CLIP = 4
@@ -55,11 +55,6 @@ def drawing(sampler: Sampler, images: LatentSet, clips: LatentSet, long: LatentS
     return draw
 
 
-def shift(step: int) -> float:
-    """Of the training times of a step: images have their own."""
-    return IMAGE_SHIFT if CYCLE[step % len(CYCLE)] == "image" else SHIFT
-
-
 def train(
     settings: Settings,
     sampler: Sampler,
@@ -77,7 +72,7 @@ def train(
     def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         batch = draw(step, generator)
         with autocast(settings.device):
-            terms = model(batch, shift(step), CONDITION_NOISE, generator)
+            terms = model(batch, SHIFT, CONDITION_NOISE, generator)
         return terms
 
     average, seen = fit(model, loss, replace(settings, out=settings.out / "i2v"))

@@ -112,7 +112,7 @@ def train(
 
     def step_loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         batch = batches(step, generator)
-        t = asked(len(batch.latents), i2v.shift(step), fixed, generator)
+        t = asked(len(batch.latents), i2v.SHIFT, fixed, generator)
         batch = _worn(batch, generator)
         with autocast(settings.device):
             fields = field(pruned, batch), field(dense, batch)
