@@ -135,16 +135,18 @@ def write_student_card(facts: dict[str, Any], trained: dict[str, Any] | None, pa
 def facts_of(run: Path, kept: Path) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
     """Facts and exams of the weights in `kept`, those of stages that `run` has trained brought up to date.
 
-    A stage's new run replaces its old ones, unless it went on from weights (`--initial`): then it is added to them.
+    A stage's new run replaces its old ones, unless it went on from weights (`--initial`, or a stage t2i of the run that
+    did): then it is added to them.
     """
     path = kept / FACTS
     old = json.loads(path.read_text("utf-8")) if path.exists() else {"stages": [], "exams": {}}
-    stages, exams = list(old["stages"]), dict(old["exams"])
+    stages, exams, went_on = list(old["stages"]), dict(old["exams"]), False
     for stage in STAGES:
         if not (run / stage / "card.json").exists():
             continue
         new = json.loads((run / stage / "card.json").read_text("utf-8"))
-        if "--initial" not in new["command"]:
+        went_on = went_on or "--initial" in new["command"]
+        if not went_on:
             stages = [facts for facts in stages if facts["stage"] != stage]
         if new not in stages:
             stages.append(new)

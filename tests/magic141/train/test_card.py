@@ -62,3 +62,13 @@ def test_a_stage_that_went_on_is_added_once(tmp_path):
         stages, exams = facts_of(tmp_path, tmp_path)
         assert [facts["samples"] for facts in stages] == [FACTS["samples"], 9]
         write_card(stages, exams, tmp_path / "README.md")
+
+
+def test_a_run_whose_first_stage_went_on_is_added_whole(tmp_path):
+    write_card([FACTS | {"stage": "t2i"}, FACTS | {"stage": "i2v"}], {}, tmp_path / "README.md")
+    leave(tmp_path, "t2i", command="python -m magic141.train t2i --initial lab", samples=9)
+    leave(tmp_path, "i2v", command="python -m magic141.train i2v", samples=7)
+    stages, _ = facts_of(tmp_path, tmp_path)
+    assert [(facts["stage"], facts["samples"]) for facts in stages] == [
+        ("t2i", FACTS["samples"]), ("t2i", 9), ("i2v", FACTS["samples"]), ("i2v", 7),
+    ]  # fmt: skip
