@@ -65,7 +65,7 @@ def environment(threads: int | None = None) -> Environment:
 
 
 def auto_precision() -> Literal["bf16", "fp32"]:
-    """`bf16` where a CUDA device or the CPU's AMX units multiply it natively, else `fp32`.
+    """`bf16` where a CUDA device or the CPU (AMX, AVX-512 BF16) multiplies it natively, else `fp32`.
 
     Without such units bf16 on a CPU is emulated, and far slower than fp32.
     """

@@ -199,7 +199,7 @@ def test_prompts_from_a_file(tmp_path: Path) -> None:
 
 
 def test_auto_precision_is_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
-    for flags, dtype in (({"amx_bf16"}, "bf16"), ({"avx512_bf16"}, "fp32")):
+    for flags, dtype in (({"amx_bf16"}, "bf16"), ({"avx512_bf16"}, "bf16"), ({"avx512f"}, "fp32")):
         monkeypatch.setattr(hardware, "gpu_name", lambda: None)
         monkeypatch.setattr(precision, "cpu_flags", lambda flags=flags: frozenset(flags))
         assert systems.knobs_of(systems.make(LAB, {}))["precision"] == dtype

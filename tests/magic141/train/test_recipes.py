@@ -28,8 +28,11 @@ def test_packing_one_stage_keeps_the_rest_of_the_shipped_weights(tmp_path):
         ours, theirs = (getattr(pipe, name).state_dict() for pipe in (packed, shipped))
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     assert torch.equal(packed.vae.to_pixels.weight, vae.to_pixels.weight.half().float())
-    stages = json.loads((target / "training.json").read_text("utf-8"))["stages"]
-    assert [row["stage"] for row in stages] == ["vae", "clip", "t2i", "i2v"]
+    old, new = (
+        json.loads((folder / "training.json").read_text("utf-8"))["stages"]
+        for folder in (weights.resolve("lab"), target)
+    )
+    assert [row for row in new if row["stage"] != "vae"] == [row for row in old if row["stage"] != "vae"]
     assert "| vae | 16 |" in (target / "README.md").read_text("utf-8")
     assert weights.verify(target)
 
