@@ -22,9 +22,9 @@ CONDITION_NOISE = 0.3
 FRAMES = 9
 IMAGES_PER_CLIP = 4
 """A batch of images is this many times larger than one of clips: it has as many fewer tokens."""
-CYCLE = ("video", "image", "inside", "image", "video", "image", "text", "video", "image", "inside")
-"""Tasks of consecutive batches. Many are images: shapes are learned from them, at four for the cost of a clip, and take
-many times the samples that motion takes."""
+CYCLE = ("video", "inside", "video", "image", "text", "video", "inside", "video", "image", "video")
+"""Tasks of consecutive batches. Images keep the craft that text-to-image learned, at four for the cost of a clip; what
+takes longest to learn is motion, and only clips show it."""
 
 
 Draw = Callable[[int, torch.Generator], Batch]
