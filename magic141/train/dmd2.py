@@ -20,11 +20,13 @@ from torch import Tensor, nn
 
 from magic141.scheduler import interpolate, shift_time
 from magic141.train.fields import Field, Text, data, draw, features, field, guided, simulate, step_times
-from magic141.train.flow import MIDDLE, Batch
+from magic141.train.flow import Batch
 from magic141.transformer import Magic141Transformer3DModel
 
 TIME_RANGE = (0.02, 0.98)
 """Scores are compared at these times: nearer to data or noise they say little, or too much."""
+ADVERSARY_BLOCK = 2
+"""Block of the critic on whose video tokens its head judges: the middle one."""
 CRITIC_PACE = 2.0
 """Learning rate of the critic and its head over that of the student."""
 
@@ -112,7 +114,7 @@ class Dmd2(nn.Module):
 
     def realness(self, noisy: Tensor, t: Tensor, batch: Batch) -> Tensor:
         """Logits (B,), the mean of what the head says about each unknown token of the critic's features."""
-        return self.critic.head(features(self.critic.transformer, batch, noisy, t, MIDDLE)).mean((1, 2))
+        return self.critic.head(features(self.critic.transformer, batch, noisy, t, ADVERSARY_BLOCK)).mean((1, 2))
 
 
 def matching_loss(x0: Tensor, real: Tensor, fake: Tensor, known: int) -> Tensor:

@@ -24,9 +24,11 @@ DROPPED = 0.1
 OBJECT_WEIGHT = 6.0
 """Extra weight of a token that objects cover whole, early in training from scratch. Only there: it depends on x0, so
 the velocity of least cost puts objects into a token at seven times their odds, and sampling draws one object twice."""
-MIDDLE = 2
-"""Block whose video tokens must tell where objects are, while training."""
-PLACE_WEIGHT = 0.3
+PLACE_BLOCK = 3
+"""Block whose video tokens must tell where objects are, while training: the last but one. Where an object is in one
+frame follows from all others, and each block brings half of what still lacks: linear probes of blocks 0, 1 and 2 of a
+model that was told in block 2 were off by 1.08, 0.62 and 0.34 nats (known first frame, t from 0.7 to 0.8)."""
+PLACE_WEIGHT = 0.6
 FOCUS = 1.0
 """Extra weight of where the model thinks that objects are, over where it thinks that nothing is, in units of an even
 spread. A function of x_t alone, so the velocity of least cost is what it was; but objects are a tenth of a frame, and
@@ -54,7 +56,7 @@ class Batch:
 
 
 class Denoiser(nn.Module):
-    """The transformer and, beside it, a head on its middle block that training drops at the end.
+    """The transformer and, beside it, a head on one of its last blocks that training drops at the end.
 
     From noisy tokens the head tells how objects are spread over the cells of their frame, 4 x 4 cells a token: a
     shortcut to structure that pays at small scale (as REPA, arXiv 2410.06940, with the truth instead of a pretrained
@@ -96,7 +98,7 @@ class Denoiser(nn.Module):
             prior(batch.text_tokens, image_tokens),
             pooled_projections=batch.pooled,
             continuation=batch.continuation,
-            feature_layers=(MIDDLE,),
+            feature_layers=(PLACE_BLOCK,),
         )
         # Only unknown frames are learned: what is given costs nothing.
         error = (output.sample.float() - (eps - x0)).square().mean(1)[:, batch.known :]
