@@ -292,7 +292,9 @@ def claims(
     ] = None,
     doc: Annotated[
         Path | None,
-        typer.Option(help="The document to write; docs/claims.md for a full run of all, else in the store."),
+        typer.Option(
+            help="The document to write: docs/claims.md once all is done, and until then one in the store."
+        ),
     ] = None,
 ) -> None:
     """Run what is missing of the paper's claims, and write their table (see docs/claims.md)."""
@@ -305,8 +307,7 @@ def claims(
         scale = runs.QUICK if quick else runs.FULL
         experiments = registry.chosen(scale, only or [])
         store = out or RESULTS / ("claims-quick" if quick else "claims")
-        whole = not quick and not only
-        target = doc or (Path("docs/claims.md") if whole else store / "claims.md")
+        whole = not quick and not only and not dry_run
         driver = Driver(experiments, scale, store, trials.ask, console.print)
         console.print(tables.claim_items(driver.items, driver.left()))
         failed = 0
@@ -315,6 +316,9 @@ def claims(
                 failed = driver.run()
         finally:
             found = driver.table()
+            # Half of an answer must not replace a whole one that is committed.
+            done = whole and not driver.left()
+            target = doc or (Path("docs/claims.md") if done else store / "claims.md")
             target.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(target, document.markdown(experiments, scale, found, driver.items))
         console.print(tables.claims(found))

@@ -65,8 +65,8 @@ class Command:
         cells = suite.cells()
         if path is None and old is not None and not only:
             # What was asked with --only is resumed as it was asked.
-            then = [(planned.system, planned.knobs) for planned in old.plan]
-            cells = [cell for cell in cells if (cell.system, cell.knobs) in then] or cells
+            chosen = [cell for cell in cells if any(_planned(cell, one) for one in old.plan)]
+            cells = chosen if len(chosen) >= len(old.plan) else cells
         cells = select(cells, only)
         past = runner.history(out)
         asked: tuple[PlannedCell, ...] = ()
@@ -200,6 +200,13 @@ def planned(cells: Sequence[Cell], budgets: Sequence[Budget]) -> tuple[PlannedCe
             flags=cell.flags,
         )
         for cell, budget in zip(cells, budgets, strict=True)
+    )
+
+
+def _planned(cell: Cell, then: PlannedCell) -> bool:
+    """Whether `then` was planned as `cell`; a knob that its system has learned since says nothing."""
+    return cell.system == then.system and all(
+        cell.knobs.get(name) == value for name, value in then.knobs.items()
     )
 
 

@@ -49,7 +49,10 @@ def pair(a: Record, b: Record, folders: tuple[Path, Path]) -> list[Difference]:
 
     Raises RunError where they do not; RecordError for samples that are not the recorded ones.
     """
-    asked = [record.prompts.source if record.prompts else "unknown" for record in (a, b)]
+    asked = [
+        f"{record.prompts.source} ({record.prompts.sha256[:8]})" if record.prompts else "unknown"
+        for record in (a, b)
+    ]
     for what, one, two in (("prompts", *asked), ("seeds", a.seeds, b.seeds)):
         if one != two:
             raise RunError(f"cells {a.cell} and {b.cell} cannot be paired: their {what} are {one} and {two}")

@@ -21,7 +21,10 @@ from bench.records import Environment
 from magic141 import precision
 
 ROOT = Path(__file__).resolve().parent.parent
-VERSIONED = ("torch", "diffusers", "transformers", "numpy", "scipy", "torchmetrics", "av")
+VERSIONED = (
+    *("torch", "diffusers", "transformers", "torchao", "numpy", "scipy"),
+    *("torchmetrics", "open-clip-torch", "opencv-python-headless", "av"),
+)
 """Distributions whose version can change a number."""
 _NOT_IN_A_NUMBER = ("magic141/train/", "magic141/weights/", "magic141/__main__.py", "evals/__main__.py")
 """Weights are a part of the question, and training of neither question nor answer."""

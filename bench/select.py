@@ -27,7 +27,7 @@ from bench import jsonl
 from bench.errors import RunError
 from bench.records import Knob, write_atomically
 from bench.trials import Question, Sample, Trial, positions, value
-from magic141.errors import InputError
+from magic141.errors import InputError, Magic141Error
 from magic141.weights import INDEX
 
 FORMULA = "ln((1 + F) / (1 + F_ref)) + 10 max(0, A_ref - A) + |ln M| + max(0, -ln D)"
@@ -108,17 +108,20 @@ def select(
     rows = []
     for path in paths:
         note(f"asking {path}")
-        quality, spread = (
-            answer(question) for question in options.questions({**options.knobs, "model": str(path)})
-        )
-        row: dict[str, Any] = {"candidate": path.as_posix(), "weights_sha256": quality.weights_sha256}
-        row["scores"] = {name: score.model_dump() for name, score in quality.scores.items()}
+        row: dict[str, Any] = {"candidate": path.as_posix()}
         try:
+            quality, spread = (
+                # A bare name would be looked for among the presets first.
+                answer(question)
+                for question in options.questions({**options.knobs, "model": str(path.absolute())})
+            )
+            row["weights_sha256"] = quality.weights_sha256
+            row["scores"] = {name: score.model_dump() for name, score in quality.scores.items()}
             diversity = variance_ratio(positions(spread), positions(reference[1]), scenes)
             row["diversity"] = dict(zip(("value", "low", "high", "n"), diversity.ratio, strict=True))
             row["terms"] = terms(quality, diversity.ratio.value, reference[0])
             row["cost"] = sum(row["terms"].values())
-        except InputError as error:
+        except Magic141Error as error:  # one that diverged must not hide the others
             row |= {"cost": None, "why": str(error)}
         rows.append(row)
     scored = [row for row in rows if row["cost"] is not None]

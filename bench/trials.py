@@ -89,7 +89,7 @@ class Question:
 def ask(question: Question) -> Trial:
     """Generate and score. Seeds are the outermost order, so that the first seed of all prompts comes first.
 
-    Raises WeightsMissing, SuiteError.
+    Raises WeightsMissing, SuiteError, InvalidOutputError.
     """
     import numpy as np
 
@@ -109,8 +109,10 @@ def ask(question: Question) -> Trial:
     frames, ends = [], np.full((len(requests), 2), np.nan)
     for start in range(0, len(requests), BATCH):
         batch = requests[start : start + BATCH]
-        clips = system.generate(batch, lambda name: nullcontext()).frames
-        frames.append(clips)
+        clips = system.generate(batch, lambda _stage: nullcontext()).frames
+        systems.check_output(Output(clips), len(batch))
+        if question.metrics:
+            frames.append(clips)
         if question.ends:
             for place, (request, clip) in enumerate(zip(batch, clips, strict=True)):
                 assert request.scene is not None

@@ -117,6 +117,8 @@ def run_cell(job: Job, announcer: Announcer) -> None:
     except Exception as error:
         if isinstance(error, ValidationError):
             found.pop("scores", None)
+        for name in ("samples", "clips"):  # files of a failed cell are not kept
+            found.pop(name, None)
         found["memory"] = measure.so_far(phase.resident, found.get("memory"))
         with contextlib.suppress(OSError):  # the log may be what fills the disk
             traceback.print_exc()

@@ -18,13 +18,13 @@ from pydantic import ValidationError
 
 from bench import jsonl
 from bench.claims.document import table
-from bench.claims.registry import Experiment, plan
+from bench.claims.registry import EXPERIMENTS, Experiment, plan
 from bench.claims.runs import TEACHER, Evaluate, Item, Scale, Train
 from bench.errors import RunError
 from bench.records import CLAIMS, ClaimsTable, Frozen, digest, write_atomically
-from bench.trials import Question, Trial
+from bench.trials import Question, Trial, value
 from magic141 import weights
-from magic141.errors import InputError, WeightsMissing
+from magic141.errors import InputError, Magic141Error, WeightsMissing
 
 ROOT = Path(__file__).parents[2]
 DONE = "done.jsonl"
@@ -87,7 +87,7 @@ class Driver:
             clock = time.perf_counter()
             try:
                 trial = self._answer(item)
-            except (InputError, RunError, WeightsMissing) as error:
+            except Magic141Error as error:
                 self._fail(item, str(error), failed)
                 continue
             done = Done(key=self._key(item), name=item.name, seconds=time.perf_counter() - clock, trial=trial)
@@ -140,17 +140,41 @@ class Driver:
                     f"training {item.of} kept {len(kept)} snapshots, and number {item.snapshot + 1} is asked"
                 )
             knobs["model"] = str(kept[item.snapshot])
-        return self.ask(Question(knobs, item.sample, item.metrics, item.ends))
+        trial = self.ask(Question(knobs, item.sample, item.metrics, item.ends))
+        for metric in item.metrics:
+            value(
+                trial, metric
+            )  # an answer without its scores is none: it would be kept, and never asked again
+        return trial
 
     def _fail(self, item: Item, why: str, failed: set[str]) -> None:
         self.note(f"{item.name} is left out: {why}")
         failed.add(item.name)
 
     def _publish(self) -> None:
-        """The table in the store, and beside it, where the reports of the other runs find it."""
-        text = self.table().model_dump_json(indent=1) + "\n"
-        for folder in (self.out, self.out.parent):
-            write_atomically(folder / CLAIMS, text)
+        """The table in the store, and beside it, where the reports of the other runs find it.
+
+        There it joins what other invocations have answered, and a quick one gives way to a full one.
+        """
+        ours = self.table()
+        write_atomically(self.out / CLAIMS, ours.model_dump_json(indent=1) + "\n")
+        shared = self.out.parent / CLAIMS
+        rows = {row.id: row for row in ours.rows}
+        if shared.exists():
+            theirs = _read(shared)
+            if theirs.scale == "full" and ours.scale != "full":
+                return
+            if theirs.scale == ours.scale:
+                rows = {row.id: row for row in theirs.rows} | rows
+        joined = ClaimsTable(scale=ours.scale, rows=tuple(rows[id] for id in EXPERIMENTS if id in rows))
+        write_atomically(shared, joined.model_dump_json(indent=1) + "\n")
+
+
+def _read(path: Path) -> ClaimsTable:
+    try:
+        return ClaimsTable.model_validate_json(path.read_text("utf-8"))
+    except ValidationError as error:
+        raise RunError(f"{path} cannot be read, delete it: {error}") from error
 
 
 def _fingerprint(preset: str) -> str:

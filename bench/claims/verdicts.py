@@ -18,6 +18,8 @@ Verdict = Literal["reproduced", "not reproduced", "not testable here", "not run 
 Answers = Mapping[str, Trial]
 """By the name of the trial."""
 DRAWS = 20_000
+ENDS = ((0.0, True), (1.0, True))
+"""Settings of the dial between which its effect is measured; what lies beside them is shown, and decides nothing."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +109,14 @@ def effect_of_the_dial(
     names = {name for pair in pairs for lines in pair for name in lines.names()}
     if (waiting := missing(names, answers)) is not None:
         return waiting
-    if why := " ".join(filter(None, (no_headroom(lines, answers) for pair in pairs for lines in pair))):
+    deciding = [lines for dial, pair in zip(dials, pairs, strict=True) if dial in ENDS for lines in pair]
+    if why := " ".join(filter(None, (no_headroom(lines, answers) for lines in deciding))):
         return Finding("not testable here", note=why)
     found = {
         dial: (heights(worse, answers) - heights(better, answers)).mean(axis=1)
         for dial, (worse, better) in zip(dials, pairs, strict=True)
     }
-    mean, lower, upper = over_seeds(found[0.0, True] - found[1.0, True])
+    mean, lower, upper = over_seeds(found[ENDS[0]] - found[ENDS[1]])
     curves = tuple(
         Curve(
             name="with events" if events else "without events",

@@ -114,7 +114,9 @@ class Dmd2(nn.Module):
 
     def realness(self, noisy: Tensor, t: Tensor, batch: Batch) -> Tensor:
         """Logits (B,), the mean of what the head says about each unknown token of the critic's features."""
-        return self.critic.head(features(self.critic.transformer, batch, noisy, t, ADVERSARY_BLOCK)).mean((1, 2))
+        return self.critic.head(features(self.critic.transformer, batch, noisy, t, ADVERSARY_BLOCK)).mean(
+            (1, 2)
+        )
 
 
 def matching_loss(x0: Tensor, real: Tensor, fake: Tensor, known: int) -> Tensor:

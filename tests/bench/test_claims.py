@@ -10,8 +10,17 @@ import pytest
 from bench.claims import document, registry, runs
 from bench.claims.driver import Driver
 from bench.claims.runs import FULL, QUICK, Evaluate, Train
-from bench.claims.verdicts import Lines, accuracy_kept, advantage, gap_closed, motion_kept, steps_beaten
-from bench.errors import RunError, SuiteError
+from bench.claims.verdicts import (
+    Lines,
+    accuracy_kept,
+    advantage,
+    diversity_kept,
+    effect_of_the_dial,
+    gap_closed,
+    motion_kept,
+    steps_beaten,
+)
+from bench.errors import InvalidOutputError, RunError, SuiteError
 from bench.records import CLAIMS, ClaimRow, ClaimsTable, Score
 from bench.trials import Sample, Trial
 from magic141.errors import WeightsMissing
@@ -116,6 +125,57 @@ def test_thresholds_of_the_student():
     assert steps_beaten("many", "worse", answers).verdict == "not reproduced"
 
 
+def dial_pairs(gaps, events_anchors=None):
+    """At every setting of the dial, lines whose remaining gaps differ by `gaps` of a whole one."""
+    pairs, answers = [], {}
+    for dial, gap in zip(runs.DIALS, gaps, strict=True):
+        names = tuple(f"{end} {dial}" for end in ("few", "many"))
+        answers |= dict(zip(names, (trial(9.0), trial(1.0)), strict=True))
+        if dial == (0.0, False) and events_anchors:
+            answers |= dict(zip(names, events_anchors, strict=True))
+        pair = []
+        for side, top in (("worse", 1.0 + 8 * gap), ("better", 1.0)):
+            one, found = lines(f"{side} {dial} ", [[top], [top + 0.01], [top - 0.01]], names)
+            pair.append(one)
+            answers |= found
+        pairs.append(tuple(pair))
+    return pairs, answers
+
+
+def test_the_dial_compares_nothing_stated_with_everything():
+    pairs, answers = dial_pairs([0.5, 0.3, 0.2, 0.9])
+    found = effect_of_the_dial(pairs, runs.DIALS, answers)
+    assert found.value == pytest.approx(0.3)
+    assert found.verdict == "reproduced"
+    assert [len(curve.points) for curve in found.curves] == [3, 1]
+    flat, answers = dial_pairs([0.2, 0.3, 0.5, 0.9])
+    assert effect_of_the_dial(flat, runs.DIALS, answers).verdict == "not reproduced"
+
+
+def test_a_setting_that_decides_nothing_needs_no_headroom():
+    none = (trial(1.2, half=1.0), trial(1.0, half=1.0))
+    pairs, answers = dial_pairs([0.5, 0.3, 0.2, 0.9], events_anchors=none)
+    assert effect_of_the_dial(pairs, runs.DIALS, answers).verdict == "reproduced"
+    first = pairs[0][0].anchors
+    starved = answers | dict(zip(first, none, strict=True))
+    assert effect_of_the_dial(pairs, runs.DIALS, starved).verdict == "not testable here"
+
+
+def spread_trial(spread, prompts=40, seeds=8):
+    rng = np.random.default_rng(0)
+    ends = 32 + spread * rng.standard_normal((prompts, seeds, 2))
+    sample = Sample(split="test", prompts=prompts, seeds=seeds)
+    return trial(1.0, sample=sample, ends=tuple(tuple(map(tuple, row)) for row in ends.tolist()))
+
+
+def test_diversity_is_a_ratio_of_variances():
+    wide, narrow = spread_trial(4.0), spread_trial(2.0)
+    kept = diversity_kept("s", "t", {"s": wide, "t": wide})
+    assert (kept.value, kept.verdict) == (pytest.approx(1.0), "reproduced")
+    lost = diversity_kept("s", "t", {"s": narrow, "t": wide})
+    assert (lost.value, lost.verdict) == (pytest.approx(0.25), "not reproduced")
+
+
 @pytest.mark.parametrize("scale", [FULL, QUICK], ids=["full", "quick"])
 def test_with_nothing_run_every_claim_says_so(scale):
     found = document.table(registry.chosen(scale), scale, {})
@@ -123,7 +183,7 @@ def test_with_nothing_run_every_claim_says_so(scale):
 
 
 def test_the_document_is_made_from_the_registry():
-    """Run `python -m bench claims --dry-run` after a change; before any run, protocols may still change."""
+    """Run `python -m bench claims --dry-run --doc docs/claims.md` after a change; protocols may until the first run."""
     experiments = registry.chosen(FULL)
     text = (ROOT / "docs" / "claims.md").read_text("utf-8")
     for one in experiments:
@@ -179,6 +239,11 @@ def test_the_dial_is_asked_in_the_world_that_was_trained_in():
 def test_an_unknown_claim_is_named():
     with pytest.raises(SuiteError, match="no claim is called 'z9'"):
         registry.chosen(FULL, ["z9"])
+
+
+def test_the_dial_has_no_quick_form():
+    with pytest.raises(SuiteError, match="c1 has no quick form"):
+        registry.chosen(QUICK, ["c1"])
 
 
 def test_a_verdict_needs_a_number():
@@ -253,6 +318,46 @@ def test_what_cannot_be_run_is_left_out_with_what_needs_it(tmp_path):
     assert sum("it needs prior-latent" in note for note in notes) == 4
     table = ClaimsTable.model_validate_json((tmp_path / CLAIMS).read_text())
     assert {row.id: row.verdict for row in table.rows} == {"b1": "not run yet", "b2": "not reproduced"}
+
+
+def test_an_answer_without_its_score_is_asked_again(tmp_path):
+    notes, lab = [], Lab(tmp_path)
+
+    def blind(question):
+        answer = lab.ask(question)
+        return answer.model_copy(update={"scores": {}})
+
+    first = Driver(registry.chosen(QUICK), QUICK, tmp_path / "store", blind, notes.append, lab.command)
+    assert first.run() == 12
+    assert any("has no fvd-world" in note for note in notes)
+    assert len(driver(lab).left()) == 12
+    assert driver(lab).run() == 0
+
+
+def test_one_that_diverged_does_not_stop_the_others(tmp_path):
+    notes, lab = [], Lab(tmp_path)
+
+    def ask(question):
+        if "latent" in str(question.knobs.get("model")):
+            raise InvalidOutputError("1 of 32 clips are one flat colour")
+        return lab.ask(question)
+
+    found = Driver(registry.chosen(QUICK), QUICK, tmp_path / "store", ask, notes.append, lab.command)
+    assert found.run() == 4
+    table = ClaimsTable.model_validate_json((tmp_path / CLAIMS).read_text())
+    assert {row.id: row.verdict for row in table.rows} == {"b1": "not run yet", "b2": "not reproduced"}
+
+
+def test_what_other_invocations_found_stays_published(tmp_path):
+    lab = Lab(tmp_path)
+    driver(lab, registry.chosen(QUICK, ["b1"])).run()
+    driver(lab, registry.chosen(QUICK, ["d1"])).run()
+    shared = ClaimsTable.model_validate_json((tmp_path / CLAIMS).read_text())
+    assert {row.id: row.verdict for row in shared.rows} == {"b1": "reproduced", "d1": "not run yet"}
+    full = shared.model_copy(update={"scale": "full"})
+    (tmp_path / CLAIMS).write_text(full.model_dump_json())
+    driver(lab, registry.chosen(QUICK, ["b2"])).run()
+    assert ClaimsTable.model_validate_json((tmp_path / CLAIMS).read_text()) == full
 
 
 def test_a_training_that_its_minutes_cut_short_is_no_equal_sample(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from bench.compare import compare, pair
 from bench.errors import RunError
-from bench.records import Record, Score, write_samples
+from bench.records import Prompts, Record, Score, write_samples
 
 Make = Callable[..., Record]
 
@@ -68,3 +68,11 @@ def test_two_cells_of_the_same_prompts_pair_whatever_their_knobs(make: Make, tmp
     other = records[1].model_copy(update={"seeds": (1,)})
     with pytest.raises(RunError, match="cannot be paired: their seeds are"):
         pair(records[0], other, folders)
+
+
+def test_lists_of_one_name_and_other_texts_do_not_pair(make: Make, tmp_path: Path) -> None:
+    asked = [Prompts(source="file prompts.txt", count=1, sha256=letter * 64) for letter in "ab"]
+    first = cell(make, tmp_path / "a", [1.0], cell="c0", prompts=asked[0])
+    second = cell(make, tmp_path / "b", [1.0], cell="c1", prompts=asked[1])
+    with pytest.raises(RunError, match="cannot be paired: their prompts are"):
+        pair(first, second, (tmp_path, tmp_path))

@@ -145,6 +145,8 @@ def test_a_scorer_that_fails_is_a_row(
     assert (record.outcome, record.stage_reached) == (outcome, "score")
     assert said in record.message
     assert record.stages
+    assert record.samples is None  # files of a failed cell are not kept, so none is named
+    assert not record.clips
 
 
 @pytest.mark.slow

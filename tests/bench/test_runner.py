@@ -1,3 +1,4 @@
+import json
 import os
 import random
 import signal
@@ -232,6 +233,22 @@ def test_a_torn_record_runs_again(tmp_path: Path, suite_file: SuiteFile) -> None
     drive(None, tmp_path / "out", resume="latest")
     assert answers(run) == whole
     assert store.read_bytes().startswith(first)
+
+
+def test_a_knob_that_a_system_learned_since_loses_no_cell(tmp_path: Path, suite_file: SuiteFile) -> None:
+    run = drive(suite_file(STEADY), tmp_path / "out", only=("num_inference_steps=1",))
+    manifest = json.loads((run / "run.json").read_text())
+    (planned,) = manifest["plan"]
+    asked = Command.make(None, "latest", tmp_path / "out", (), report=False).cells
+    del planned["knobs"][next(name for name in planned["knobs"] if name != "num_inference_steps")]
+    (run / "run.json").write_text(json.dumps(manifest))
+    assert Command.make(None, "latest", tmp_path / "out", (), report=False).cells == asked
+    assert len(asked) == 1
+    planned["knobs"]["num_inference_steps"] = (
+        77  # of which the suite knows nothing any more: all cells, and no hole
+    )
+    (run / "run.json").write_text(json.dumps(manifest))
+    assert len(Command.make(None, "latest", tmp_path / "out", (), report=False).cells) > 1
 
 
 def test_another_environment_measures_everything_again(

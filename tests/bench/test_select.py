@@ -2,11 +2,12 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
 from bench import select
-from bench.errors import RunError
+from bench.errors import InvalidOutputError, RunError
 from bench.records import Score
 from bench.trials import QUALITY, Trial
 from magic141.errors import InputError
@@ -143,3 +144,30 @@ def test_a_candidate_without_a_score_is_shown_last_with_its_reason(tmp_path):
     assert choice["candidates"][-1]["why"].endswith("too few clips")
     with pytest.raises(InputError, match="no candidate can be scored"):
         select.select(paths[:1], options(), tmp_path / "out", ask, lambda text: None)
+
+
+def test_a_candidate_that_cannot_be_asked_does_not_hide_the_others(tmp_path):
+    good, bad = folder(tmp_path / "good"), folder(tmp_path / "bad")
+
+    def ask(question):
+        if str(bad) in str(question.knobs["model"]):
+            raise InvalidOutputError("2 of 32 clips are one flat colour")
+        return answer(question)
+
+    choice = select.select([bad, good], options(), tmp_path / "out", ask, lambda text: None)
+    assert choice["chosen"] == good.as_posix()
+    assert "flat colour" in choice["candidates"][1]["why"]
+
+
+def test_a_candidate_is_asked_by_its_place_and_not_by_a_name(tmp_path, monkeypatch):
+    folder(tmp_path / "lab")
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def ask(question):
+        asked.append(question.knobs["model"])
+        return answer(question)
+
+    select.select(select.candidates([Path("lab")]), options(), tmp_path / "out", ask, lambda text: None)
+    assert str(tmp_path / "lab") in asked
+    assert "lab" not in asked
