@@ -113,6 +113,9 @@ def generate(
     guidance: Annotated[
         float | None, typer.Option(help="Guidance scale; 1 is off. Unless given, what suits the model.")
     ] = None,
+    image_guidance: Annotated[
+        float | None, typer.Option(help="Guidance scale of the first picture; as the video's unless given.")
+    ] = None,
     shift: Annotated[float | None, typer.Option(help="Shift of the denoising times.")] = None,
     model: Annotated[str, typer.Option(help="A preset, a folder, or a hub repository.")] = LAB.name,
     device: Annotated[
@@ -139,6 +142,8 @@ def generate(
     arguments.check_shift(shift)
     if guidance is not None:
         arguments.check_guidance_scale(guidance)
+    if image_guidance is not None:
+        arguments.check_guidance_scale(image_guidance, "image_guidance_scale")
     if output.suffix.lower() != ".mp4":
         raise InputError(f"output {str(output)!r} must end in .mp4")
     video.check_writable(output)
@@ -155,7 +160,7 @@ def generate(
 
         clock.synchronize = torch.cuda.synchronize
 
-    optional = {"guidance_scale": guidance, "shift": shift}
+    optional = {"guidance_scale": guidance, "image_guidance_scale": image_guidance, "shift": shift}
     options: dict[str, Any] = {"image": picture, "num_inference_steps": steps} | {
         name: value for name, value in optional.items() if value is not None
     }

@@ -74,6 +74,7 @@ def test_seeds_images_and_knobs_change_the_clip(saved_pipeline: Path, tmp_path: 
         (),
         ("--seed", 1),
         ("--guidance", 5),
+        ("--image-guidance", 5),
         ("--shift", 6),
         ("--image", tmp_path / "image.png"),
     ]
@@ -183,6 +184,7 @@ def test_an_interrupt_leaves_what_was_made(
         (("--fps", 0), "fps=0.0 must lie in 1..240"),
         (("--seed", -1), "seed=-1 must lie in 0..2^63-1"),
         (("--guidance", -1), "guidance_scale=-1.0"),
+        (("--image-guidance", -1), "image_guidance_scale=-1.0"),
         (("--shift", 0), "shift=0.0"),
         (("--seconds", 0), "seconds=0.0 must lie above 0 and up to 86400"),
         (("--seconds", -3), "seconds=-3.0 must lie above 0"),

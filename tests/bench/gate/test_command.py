@@ -56,7 +56,7 @@ def test_a_gate_from_words_to_files(bench: Run, repository: Repository, tmp_path
     assert suite.tests == len(found["findings"])
 
     code, said = bench("--base", "base", "--head", "grown", "--base-records", tmp_path / "records.jsonl")
-    assert code == 1
+    assert code == 1, said
     assert "base is stored" in said
     repository.commit("other", NOISE=0.3)
     code, said = bench("--base", "other", "--head", "grown", "--base-records", tmp_path / "records.jsonl")
