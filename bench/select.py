@@ -110,11 +110,9 @@ def select(
         note(f"asking {path}")
         row: dict[str, Any] = {"candidate": path.as_posix()}
         try:
-            quality, spread = (
-                # A bare name would be looked for among the presets first.
-                answer(question)
-                for question in options.questions({**options.knobs, "model": str(path.absolute())})
-            )
+            # By its absolute path: a bare name would be looked for among the presets first.
+            knobs = {**options.knobs, "model": str(path.absolute())}
+            quality, spread = (answer(question) for question in options.questions(knobs))
             row["weights_sha256"] = quality.weights_sha256
             row["scores"] = {name: score.model_dump() for name, score in quality.scores.items()}
             diversity = variance_ratio(positions(spread), positions(reference[1]), scenes)

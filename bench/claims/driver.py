@@ -141,10 +141,9 @@ class Driver:
                 )
             knobs["model"] = str(kept[item.snapshot])
         trial = self.ask(Question(knobs, item.sample, item.metrics, item.ends))
+        # An answer without its scores is none: it would be kept, and never asked again.
         for metric in item.metrics:
-            value(
-                trial, metric
-            )  # an answer without its scores is none: it would be kept, and never asked again
+            value(trial, metric)
         return trial
 
     def _fail(self, item: Item, why: str, failed: set[str]) -> None:

@@ -172,8 +172,9 @@ def _student(
 ) -> Experiment:  # fmt: skip
     protocol = (
         "image to video from true first frames, unseen test prompts; teacher: Euler, guidance "
-        f"{EULER[STEPS][0]:g} at {STEPS} steps and {EULER[56][0]:g} at 56, shift 1, each the best on the validation "
-        f"split; student: `{STUDENT}`, chosen by `bench select` on the validation split, {STEPS} steps, no guidance"
+        f"{EULER[STEPS][0]:g} at {STEPS} steps and {EULER[56][0]:g} at 56, shift 1, chosen on the validation split "
+        f"(at 56 guidance 3 is alike); student: `{STUDENT}`, chosen by `bench select` on the validation split, "
+        f"{STEPS} steps, no guidance"
     )
     return Experiment(id, claim, paper, protocol, threshold, lambda scale: 1, items, verdict, sample=sample)
 

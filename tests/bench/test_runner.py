@@ -244,9 +244,8 @@ def test_a_knob_that_a_system_learned_since_loses_no_cell(tmp_path: Path, suite_
     (run / "run.json").write_text(json.dumps(manifest))
     assert Command.make(None, "latest", tmp_path / "out", (), report=False).cells == asked
     assert len(asked) == 1
-    planned["knobs"]["num_inference_steps"] = (
-        77  # of which the suite knows nothing any more: all cells, and no hole
-    )
+    # A cell of which the suite knows nothing any more: all cells run, and none is a hole.
+    planned["knobs"]["num_inference_steps"] = 77
     (run / "run.json").write_text(json.dumps(manifest))
     assert len(Command.make(None, "latest", tmp_path / "out", (), report=False).cells) > 1
 
