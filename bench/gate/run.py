@@ -326,6 +326,6 @@ def third_party(modules: Sequence[str]) -> list[str]:
 
 
 def default_journal(out: Path) -> Path:
-    """A name that no earlier gate has."""
-    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+    """A name that no earlier gate has: a process may judge more than one gate a second."""
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S-%f")
     return out / f"gate-{stamp}-{os.getpid()}.jsonl"

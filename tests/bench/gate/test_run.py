@@ -12,7 +12,7 @@ from bench import hardware
 from bench.errors import RunError, SuiteError
 from bench.gate import environments
 from bench.gate.journal import Journal
-from bench.gate.run import Result, forks, order
+from bench.gate.run import Result, default_journal, forks, order
 from bench.gate.verdicts import Verdict
 from tests.bench.gate.conftest import SCRIPT, Repository
 
@@ -239,3 +239,7 @@ def test_the_order_is_balanced() -> None:
         assert sum(sign) == 0
         assert sum(place * side for place, side in enumerate(sign)) == 0
         assert first[0] is (restart % 2 == 0)
+
+
+def test_gates_of_the_same_second_have_journals_of_their_own(tmp_path: Path) -> None:
+    assert len({default_journal(tmp_path) for _ in range(5)}) == 5
