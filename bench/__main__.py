@@ -256,6 +256,7 @@ def select(
         from bench import select as selection
         from bench import tables, trials
         from bench.records import Knob
+        from bench.runner import exclusive
 
         shared: dict[str, Knob] = {
             "task": task,
@@ -270,7 +271,9 @@ def select(
             "shift": teacher_shift,
         }
         options = selection.Options(shared, reference, prompts, spread, seeds)
-        choice = selection.select(selection.candidates(runs), options, out, trials.ask, console.print)
+        candidates = selection.candidates(runs)
+        with exclusive(out):
+            choice = selection.select(candidates, options, out, trials.ask, console.print)
         console.print(tables.selection(choice))
         console.print(
             f"chosen: {choice['chosen']}; {out / selection.CHOICE}", soft_wrap=True, highlight=False
@@ -303,24 +306,26 @@ def claims(
         from bench.claims import document, registry, runs
         from bench.claims.driver import Driver
         from bench.records import write_atomically
+        from bench.runner import exclusive
 
         scale = runs.QUICK if quick else runs.FULL
         experiments = registry.chosen(scale, only or [])
         store = out or RESULTS / ("claims-quick" if quick else "claims")
         whole = not quick and not only and not dry_run
-        driver = Driver(experiments, scale, store, trials.ask, console.print)
-        console.print(tables.claim_items(driver.items, driver.left()))
-        failed = 0
-        try:
-            if not dry_run:
-                failed = driver.run()
-        finally:
-            found = driver.table()
-            # Half of an answer must not replace a whole one that is committed.
-            done = whole and not driver.left()
-            target = doc or (Path("docs/claims.md") if done else store / "claims.md")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(target, document.markdown(experiments, scale, found, driver.items))
+        with exclusive(store):
+            driver = Driver(experiments, scale, store, trials.ask, console.print)
+            console.print(tables.claim_items(driver.items, driver.left()))
+            failed = 0
+            try:
+                if not dry_run:
+                    failed = driver.run()
+            finally:
+                found = driver.table()
+                # Half of an answer must not replace a whole one that is committed.
+                done = whole and not driver.left()
+                target = doc or (Path("docs/claims.md") if done else store / "claims.md")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(target, document.markdown(experiments, scale, found, driver.items))
         console.print(tables.claims(found))
         console.print(f"{target} written; what is done: {store}", soft_wrap=True, highlight=False)
         if failed:

@@ -102,7 +102,12 @@ def locate(name: str, out: Path) -> Path:
 
 @contextlib.contextmanager
 def exclusive(run: Path) -> Iterator[None]:
-    """Raises RunError where another process is driving this run. The lock goes with its holder, however killed."""
+    """Holds a folder that one process at a time may write: a run, the answers of `select`, a store of claims.
+
+    The lock goes with its holder, however killed. Raises RunError where another holds it, or none can be written.
+    """
+    check_writable(run)
+    run.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(run / ".lock", timeout=0)
     try:
         lock.acquire()

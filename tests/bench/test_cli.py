@@ -9,6 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from bench import runner
 from bench.__main__ import app
 
 ROOT = Path(__file__).parents[2]
@@ -170,6 +171,14 @@ def test_a_folder_that_cannot_be_written_ends_with_code_2(tmp_path: Path, suite_
     if os.geteuid() != 0:
         (tmp_path / "locked").mkdir(mode=0o500)
         assert bench("run", suite_file(ONE), "--out", tmp_path / "locked" / "out")[0] == 2
+
+
+def test_a_store_of_claims_has_one_driver(tmp_path: Path) -> None:
+    with runner.exclusive(tmp_path / "store"):
+        code, output = bench("claims", "--quick", "--dry-run", "--out", tmp_path / "store")
+    assert code == 2
+    assert "in use by another bench" in output
+    assert bench("claims", "--quick", "--dry-run", "--out", tmp_path / "store")[0] == 0
 
 
 def test_a_damaged_store_ends_with_code_2(tmp_path: Path, suite_file: SuiteFile) -> None:
