@@ -108,7 +108,21 @@ class QKNorm(nn.Module):
 
     def forward(self, qkv: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Projections qkv (B, S, 3, H, D), rope (N <= S, D / 2, 2) -> q, k and v, each (B, H, S, D)."""
+        if torch.compiler.is_compiling():
+            return _norm_rotate(qkv, self.weight, rope)
         return _NormRotate.apply(qkv, self.weight, rope)
+
+
+def _norm_rotate(qkv: Tensor, weight: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What `_NormRotate` computes, for a compiler to fuse; of its backward pass inductor made NaN (torch 2.14, CPU)."""
+    wide = qkv[:, :, :2].to(torch.promote_types(qkv.dtype, torch.float32))
+    wide = wide * torch.rsqrt(wide.float().pow(2).mean(-1, keepdim=True) + NORM_EPS) * weight[:, None]
+    a, b = wide[:, : len(rope)].float().unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = rope[:, None, None].unbind(-1)
+    turned = torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)
+    qk = torch.cat([turned.to(wide.dtype), wide[:, len(rope) :]], dim=1).to(qkv.dtype)
+    q, k = qk.permute(2, 0, 3, 1, 4)
+    return q, k, qkv[:, :, 2].transpose(1, 2)
 
 
 class _NormRotate(torch.autograd.Function):
@@ -151,8 +165,7 @@ def _rotate_(x: Tensor, rope: Tensor, inverse: bool = False) -> None:
     """Rotate pairs of channels of x (B, N, 2, H, D) by the angles of rope (N, D / 2, 2), or back, in place."""
     pairs = x.unflatten(-1, (-1, 2))
     rope = rope[:, None, None]
-    if x.dtype == torch.float32 and not torch.compiler.is_compiling():
-        # One pass over memory, but no compiler fuses it, and it rounds otherwise than the reference does.
+    if x.dtype == torch.float32:  # one pass over memory
         turn = torch.view_as_complex(rope)
         torch.view_as_complex(pairs).mul_(turn.conj() if inverse else turn)
         return

@@ -36,6 +36,7 @@ class Settings:
     """How long and how fast a stage trains. `muon_lr` is for matrices of `matrix_modules`, `lr` for all else.
 
     snapshots: at so many evenly spaced points of the run its average is kept, the last of them at its end.
+    compile: `torch.compile` the transformer (stages t2i and i2v), where a compiler is.
     """
 
     out: Path
@@ -51,6 +52,7 @@ class Settings:
     checkpoint_minutes: float = 3.0
     device: str = "cpu"
     snapshots: int = 0
+    compile: bool = False
 
 
 @dataclass

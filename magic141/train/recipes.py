@@ -36,7 +36,7 @@ CLIPS_STORED = 12_000
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """What the command line asks of a stage. `batch_size`: None leaves the recipe's. `stored`: clips to encode.
-    `rate`: a factor on the recipe's learning rates.
+    `rate`: a factor on the recipe's learning rates. `compile`: the transformer with torch.compile.
     """
 
     out: Path
@@ -48,6 +48,7 @@ class Run:
     batch_size: int | None = None
     stored: int = CLIPS_STORED
     rate: float = 1.0
+    compile: bool = False
 
     def settings(self, *, batch_size: int, lr: float, muon_lr: float, **others: Any) -> Settings:
         return Settings(
@@ -56,6 +57,7 @@ class Run:
             budget_minutes=self.budget,
             seed=self.seed,
             device=self.device,
+            compile=self.compile,
             batch_size=self.batch_size or batch_size,
             lr=self.rate * lr,
             muon_lr=self.rate * muon_lr,
@@ -72,14 +74,14 @@ class Run:
 
 
 def train_vae(run: Run) -> Progressed:
-    _starts_from_nothing("vae", run.initial)
+    _no_transformer("vae", run)
     model, seen = vae_stage.train(run.settings(batch_size=16, lr=1.2e-3, muon_lr=1.2e-3))
     model.save_pretrained(run.out / "vae" / "model")
     return seen
 
 
 def train_clip(run: Run) -> Progressed:
-    _starts_from_nothing("clip", run.initial)
+    _no_transformer("clip", run)
     if run.device != "cpu":
         raise InputError(f"--device {run.device}: stage 'clip' trains on the CPU, in minutes")
     return clip_stage.train(run.settings(batch_size=128, lr=1e-3, muon_lr=5e-3, warmup_steps=50, ema=0.99))[1]
@@ -129,9 +131,12 @@ def pack(out: Path, target: Path) -> None:
     weights.seal(target)
 
 
-def _starts_from_nothing(stage: str, initial: str | None) -> None:
-    if initial is not None:
-        raise InputError(f"--initial {initial}: stage {stage!r} takes none; it is for t2i and i2v")
+def _no_transformer(stage: str, run: Run) -> None:
+    """Raise InputError where a run asks of stage `vae` or `clip` what only the transformer's stages do."""
+    if run.initial is not None:
+        raise InputError(f"--initial {run.initial}: stage {stage!r} takes none; it is for t2i and i2v")
+    if run.compile:
+        raise InputError(f"--compile: stage {stage!r} trains no transformer; it is for t2i and i2v")
 
 
 def _trained_denoiser(path: Path) -> Denoiser:

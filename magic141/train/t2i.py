@@ -33,5 +33,7 @@ def train(
         with autocast(settings.device):
             return model(batch, SHIFT, 0.0, generator, OBJECT_WEIGHT * early)
 
+    if settings.compile:
+        model.transformer.compile(dynamic=False)
     average, seen = fit(model, loss, replace(settings, out=settings.out / "t2i"))
     return average.eval(), seen

@@ -308,3 +308,12 @@ def test_conditions_that_the_model_lacks_or_needs_are_named() -> None:
 def test_settings_that_make_no_model_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Magic141Transformer3DModel(**(TINY | changes))
+
+
+def test_it_trains_compiled_as_it_does_eager():
+    eager, compiled = tiny(), tiny()
+    compiled.compile(backend="aot_eager", fullgraph=True, dynamic=False)
+    for model in (eager, compiled):
+        model(**inputs()).sample.square().sum().backward()
+    for (name, ours), theirs in zip(eager.named_parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-4, rtol=1e-3, msg=name)

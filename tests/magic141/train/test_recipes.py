@@ -47,6 +47,12 @@ def test_stages_that_start_from_nothing_say_so(tmp_path):
         recipes.train_clip(recipes.Run(out=tmp_path, budget=1.0, samples=1, initial="lab"))
 
 
+@pytest.mark.parametrize("stage", ["vae", "clip"])
+def test_only_the_transformer_is_compiled(stage, tmp_path):
+    with pytest.raises(InputError, match=f"--compile: stage '{stage}' trains no transformer"):
+        recipes.STAGES[stage](recipes.Run(out=tmp_path, budget=1.0, samples=1, compile=True))
+
+
 def test_the_clip_stage_has_no_device(tmp_path):
     with pytest.raises(InputError, match="trains on the CPU"):
         recipes.train_clip(recipes.Run(out=tmp_path, budget=1.0, samples=1, device="cuda"))
