@@ -19,7 +19,7 @@ from magic141.errors import InputError
 Generators = torch.Generator | list[torch.Generator] | None
 
 
-def shift_time(t: Tensor, shift: float | Tensor) -> Tensor:
+def shift_time(t: Tensor, shift: float) -> Tensor:
     """Spend more of the schedule at high noise: `s t / (1 + (s - 1) t)`, arXiv 2403.03206, section 5.3.2."""
     return shift * t / (1 + (shift - 1) * t)
 

@@ -13,7 +13,7 @@ from magic141.pipeline import Magic141Pipeline
 from magic141.scheduler import FewStepScheduler, interpolate
 from magic141.train import i2v
 from magic141.train.fields import draw, field, step_times
-from magic141.train.flow import Batch, Sampler, Shift, times
+from magic141.train.flow import Batch, Sampler, times
 from magic141.train.latents import CLIPS, IMAGES, LONG, WORLD, encode_sets
 from magic141.transformer import Magic141Transformer3DModel
 
@@ -64,7 +64,7 @@ def losses_on(batches: list[Batch], fixed: Tensor | None = None, seed: int = 0) 
     return [loss_on(batch, index) for index, batch in enumerate(batches)]
 
 
-def asked(count: int, shift: Shift, fixed: Tensor | None, generator: torch.Generator) -> Tensor:
+def asked(count: int, shift: float, fixed: Tensor | None, generator: torch.Generator) -> Tensor:
     """Times (count,): logit-normal and shifted, or drawn evenly from the `fixed` ones of few steps."""
     if fixed is None:
         return times(count, shift, generator)

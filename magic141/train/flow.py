@@ -16,7 +16,7 @@ from transformers import CLIPModel, PreTrainedTokenizerFast
 
 from magic141.conditioning import encode_ids, known_channels, prior, tokenize, unit, visible
 from magic141.presets import LAB
-from magic141.scheduler import interpolate, shift_time
+from magic141.scheduler import interpolate
 from magic141.train.latents import LatentSet
 from magic141.transformer import Magic141Transformer3DModel
 
@@ -35,8 +35,6 @@ spread. A function of x_t alone, so the velocity of least cost is what it was; b
 without it their shapes, a hundredth of the cost, are learned last."""
 CELLS = 4
 """Cells a side into which a token is divided for it."""
-
-Shift = float | tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ class Denoiser(nn.Module):
     def forward(
         self,
         batch: Batch,
-        shift: Shift,
+        shift: float,
         condition_noise: float,
         generator: torch.Generator,
         object_weight: float = 0.0,
@@ -130,11 +128,10 @@ def density(told: Tensor, side: int) -> Tensor:
     return told.shape[-1] * F.adaptive_avg_pool2d(fine.squeeze(2), side)
 
 
-def times(count: int, shift: Shift, generator: torch.Generator) -> Tensor:
-    """Logit-normal times in (0, 1), shifted (Esser et al. 2024, arXiv 2403.03206); several shifts take turns."""
-    shifts = torch.tensor(shift, dtype=torch.float32).view(-1)
-    turns = shifts.repeat(-(-count // len(shifts)))[:count]
-    return shift_time(torch.sigmoid(torch.randn(count, generator=generator)), turns)
+def times(count: int, shift: float, generator: torch.Generator) -> Tensor:
+    """Logit-normal times in (0, 1), shifted (Esser et al. 2024, arXiv 2403.03206)."""
+    t = torch.sigmoid(torch.randn(count, generator=generator))
+    return shift * t / (1 + (shift - 1) * t)
 
 
 class Sampler:

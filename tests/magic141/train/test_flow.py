@@ -104,11 +104,6 @@ def test_times_lie_in_0_to_1_and_their_median_is_the_shifted_half(shift):
     assert t.median().item() == pytest.approx(shift / (1 + shift), abs=0.01)
 
 
-def test_several_shifts_take_turns():
-    t = times(40_001, (3.0, 1.0), torch.Generator().manual_seed(0))
-    assert [t[i::2].median().item() for i in range(2)] == pytest.approx([0.75, 0.5], abs=0.01)
-
-
 @pytest.fixture(scope="module")
 def source():
     spec = SetSpec("long", 25, 1_000_000)
