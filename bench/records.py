@@ -229,10 +229,11 @@ class ClaimRow(Frozen):
 
 
 class ClaimsTable(Frozen):
-    """claims.json, beside the runs of a results folder: the last state of all claims."""
+    """claims.json, beside the runs of a results folder: the last state of all claims. `teacher`: of its weights."""
 
     schema_version: Literal[1] = 1
     scale: str
+    teacher: str = ""
     rows: tuple[ClaimRow, ...]
 
 

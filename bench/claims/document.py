@@ -31,9 +31,12 @@ and unguided. FD is `fvd-world`, debiased, of generated frames only.
 """
 
 
-def table(experiments: Sequence[Experiment], scale: Scale, answers: Answers) -> ClaimsTable:
-    """Every claim with its verdict."""
-    return ClaimsTable(scale=scale.name, rows=tuple(_row(one, scale, answers) for one in experiments))
+def table(
+    experiments: Sequence[Experiment], scale: Scale, answers: Answers, teacher: str = ""
+) -> ClaimsTable:
+    """Every claim with its verdict. `teacher`: which weights the answers are of."""
+    rows = tuple(_row(one, scale, answers) for one in experiments)
+    return ClaimsTable(scale=scale.name, teacher=teacher, rows=rows)
 
 
 def _row(one: Experiment, scale: Scale, answers: Answers) -> ClaimRow:

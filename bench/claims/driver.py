@@ -7,6 +7,7 @@ An interruption loses one item, or of a training its last minutes.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -71,9 +72,13 @@ class Driver:
         return [item for item in self.items if self._key(item) not in self._done]
 
     def table(self) -> ClaimsTable:
-        """All claims as they stand."""
-        answers = {item.name: line.trial for item in self.items if (line := self._done.get(self._key(item)))}
-        return table(self.experiments, self.scale, {name: trial for name, trial in answers.items() if trial})
+        """The claims of this invocation as they stand."""
+        return self._table(self.experiments)
+
+    def _table(self, experiments: Sequence[Experiment]) -> ClaimsTable:
+        lines = {item.name: self._done.get(self._key(item)) for item in plan(experiments, self.scale)}
+        answers = {name: line.trial for name, line in lines.items() if line and line.trial}
+        return table(experiments, self.scale, answers, self._teacher)
 
     def run(self) -> int:
         """Run what is left; returns how many items could not be. After each the table is written anew."""
@@ -153,20 +158,20 @@ class Driver:
     def _publish(self) -> None:
         """The table in the store, and beside it, where the reports of the other runs find it.
 
-        There it joins what other invocations have answered, and a quick one gives way to a full one.
+        There it has those of other invocations too that are answered with these weights. A quick one leaves a full
+        one of the same weights as it is.
         """
-        ours = self.table()
-        write_atomically(self.out / CLAIMS, ours.model_dump_json(indent=1) + "\n")
+        write_atomically(self.out / CLAIMS, self.table().model_dump_json(indent=1) + "\n")
         shared = self.out.parent / CLAIMS
-        rows = {row.id: row for row in ours.rows}
-        if shared.exists():
+        if self.scale.name != "full" and shared.exists():
             theirs = _read(shared)
-            if theirs.scale == "full" and ours.scale != "full":
+            if theirs.scale == "full" and theirs.teacher == self._teacher:
                 return
-            if theirs.scale == ours.scale:
-                rows = {row.id: row for row in theirs.rows} | rows
-        joined = ClaimsTable(scale=ours.scale, rows=tuple(rows[id] for id in EXPERIMENTS if id in rows))
-        write_atomically(shared, joined.model_dump_json(indent=1) + "\n")
+        known = [one for one in EXPERIMENTS.values() if one in self.experiments or self._answered(one)]
+        write_atomically(shared, self._table(known).model_dump_json(indent=1) + "\n")
+
+    def _answered(self, experiment: Experiment) -> bool:
+        return all(self._key(item) in self._done for item in experiment.items(self.scale))
 
 
 def _read(path: Path) -> ClaimsTable:
@@ -185,7 +190,12 @@ def _fingerprint(preset: str) -> str:
 
 
 def in_a_process(words: Sequence[str]) -> None:
-    """`python -m magic141.train WORDS`. Raises RunError where it fails."""
-    done = subprocess.run([sys.executable, "-m", "magic141.train", *words], cwd=ROOT, check=False)
+    """`python -m magic141.train WORDS`, which ends with this process. Raises RunError where it fails."""
+    # Told to end, Python goes at once, without the `except` that ends the child.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        done = subprocess.run([sys.executable, "-m", "magic141.train", *words], cwd=ROOT, check=False)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if done.returncode:
         raise RunError(f"`python -m magic141.train {' '.join(words)}` failed with code {done.returncode}")

@@ -2,6 +2,11 @@
 
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -358,6 +363,36 @@ def test_what_other_invocations_found_stays_published(tmp_path):
     (tmp_path / CLAIMS).write_text(full.model_dump_json())
     driver(lab, registry.chosen(QUICK, ["b2"])).run()
     assert ClaimsTable.model_validate_json((tmp_path / CLAIMS).read_text()) == full
+
+
+def test_what_older_weights_found_gives_way(tmp_path, monkeypatch):
+    driver(Lab(tmp_path), registry.chosen(QUICK, ["b1"])).run()
+    shared = ClaimsTable.model_validate_json((tmp_path / CLAIMS).read_text())
+    (tmp_path / CLAIMS).write_text(shared.model_copy(update={"scale": "full"}).model_dump_json())
+    monkeypatch.setattr("bench.claims.driver.weights.fingerprint", lambda folder: "0123456789")
+    newer = driver(Lab(tmp_path), registry.chosen(QUICK, ["d1"]))
+    newer.run()
+    found = ClaimsTable.model_validate_json((tmp_path / CLAIMS).read_text())
+    assert (found.scale, found.teacher) == ("quick", "01234567")
+    assert [row.id for row in found.rows] == ["d1"]  # nothing is known of b1 any more
+
+
+def test_a_driver_that_is_told_to_end_takes_its_training_along(tmp_path):
+    training, told = tmp_path / "training", tmp_path / "pid"
+    training.write_text(f"#!/bin/sh\necho $$ > {told}.tmp && mv {told}.tmp {told}\nexec sleep 100\n")
+    training.chmod(0o755)
+    code = f"import sys; from bench.claims import driver; sys.executable = {str(training)!r}; driver.in_a_process([])"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        while not told.exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(30) == 128 + signal.SIGTERM
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(told.read_text()), 0)
+    finally:
+        process.kill()
 
 
 def test_a_training_that_its_minutes_cut_short_is_no_equal_sample(tmp_path):

@@ -181,6 +181,15 @@ def test_a_store_of_claims_has_one_driver(tmp_path: Path) -> None:
     assert bench("claims", "--quick", "--dry-run", "--out", tmp_path / "store")[0] == 0
 
 
+def test_the_answers_of_select_have_one_writer(tmp_path: Path) -> None:
+    (tmp_path / "student").mkdir()
+    (tmp_path / "student" / "model_index.json").touch()
+    with runner.exclusive(tmp_path / "choice"):
+        code, output = bench("select", tmp_path / "student", "--out", tmp_path / "choice")
+    assert code == 2
+    assert "in use by another bench" in output
+
+
 def test_a_damaged_store_ends_with_code_2(tmp_path: Path, suite_file: SuiteFile) -> None:
     out = tmp_path / "out"
     assert (
