@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from evals import clip_world
@@ -147,8 +148,11 @@ def calibrate(
 
     from evals import lab
     from evals.judge_exam import FIRST, known_clips
+    from evals.results import check_writable
     from magic141.data.world import World
 
+    if json_out is not None:
+        check_writable(json_out)
     _use(threads)
     scenes = World().scenes("test", FIRST + 100_000, clips)
     given = None
@@ -276,7 +280,7 @@ def main() -> None:
     try:
         app()
     except (Magic141Error, InputError) as error:
-        console.print(f"[red]error:[/red] {error}", highlight=False)
+        console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
         raise SystemExit(2) from error
 
 

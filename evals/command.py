@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from evals import clips
@@ -154,7 +155,7 @@ def show_drift(
 ) -> None:
     """Print one video's slopes and seams."""
     table = Table(
-        "", "score", "first", "last", "slope or seam", "95 % interval", "unit", box=None, title=name
+        "", "score", "first", "last", "slope or seam", "95 % interval", "unit", box=None, title=escape(name)
     )
     for row in rows:
         numbers = {key: f"{value:.4g}" for key, value in row.items() if isinstance(value, float)}

@@ -77,6 +77,6 @@ def _by_key(file: ScoreFile, by_prompt: bool) -> dict[Key, ClipResult]:
 def _verdict(difference: Estimate, score: Score) -> Verdict:
     if difference.low <= 0 <= difference.high:
         return "no difference shown"
-    if score.better == "target":
+    if score.better in ("target", "descriptive"):
         return "differs"
     return "better" if (difference.value > 0) == (score.better == "higher") else "worse"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,7 +22,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from evals import statistics
 from evals.appearance import MEASURES, SIDE, THUMBNAIL, measure, reduced
 from evals.dynamics import warp_error
 from evals.statistics import Estimate
@@ -162,23 +161,6 @@ def drift(
     notes = tuple(note for note in (left_out and partial, seamless) if note)
     starts = stride * np.arange(windows, dtype=np.int64)
     return Drift(window, stride, fps, whole, left_out, starts, curves, seams, notes)
-
-
-def mean_slopes(drifts: Sequence[Drift]) -> dict[str, Estimate]:
-    """Mean slope of each curve over videos with the bootstrap interval of `evals.statistics.mean`.
-
-    Videos are the independent unit: `n` counts those that have a slope; a curve without any is left out.
-
-    Raises:
-        InputError: videos that differ in window, stride, or unit of time.
-    """
-    ways = {(d.window, d.stride, "frames" if d.fps is None else "minutes") for d in drifts}
-    if len(ways) > 1:
-        raise InputError(
-            f"slopes differ in (window, stride, time): {sorted(ways)}; score all videos in one way"
-        )
-    found = {name: [c.slope.value for d in drifts if (c := d.curves[name]).slope] for name in UNITS}
-    return {name: statistics.mean(values) for name, values in found.items() if values}
 
 
 def table(found: Drift) -> list[dict[str, str | float | None]]:

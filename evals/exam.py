@@ -2,7 +2,8 @@
 
 For every score and corruption: its value at each level, whether it moves one way as the harm grows (Spearman's rank
 correlation of level and value), and its signal to noise: the shift at the worst level over the standard error that
-the score has with `N` clips. Below 2, `N` clips cannot show even the worst harm.
+the score has with `N` clips, there or at the truth, whichever is larger. Below 2, `N` clips cannot show even the worst
+harm.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Answer:
     """How one score answers to one corruption. values: by level, truth first. monotone: Spearman's rho in [-1, 1].
 
     signal: (value at the worst level - value of truth) / standard error with N clips; its sign is that of the shift.
+    target: the best value where `better` is "target".
     """
 
     score: str
@@ -53,6 +55,7 @@ class Answer:
     values: tuple[float, ...]
     monotone: float
     signal: float
+    target: float | None = None
 
     @property
     def verdict(self) -> str:
@@ -61,9 +64,13 @@ class Answer:
             return "blind"
         if self.better == "descriptive":
             return "moves"
+        first, last = (self._cost(value) for value in (self.values[0], self.values[-1]))
+        return "sees" if last > first else "fooled"
+
+    def _cost(self, value: float) -> float:
         if self.better == "target":
-            return "sees"
-        return "sees" if (self.signal > 0) == (self.better == "lower") else "fooled"
+            return abs(value - (self.target or 0.0))
+        return value if self.better == "lower" else -value
 
 
 def examine(clips: int, corruptions: Sequence[str] = tuple(CORRUPTIONS), seed: int = 0) -> list[Answer]:
@@ -78,10 +85,9 @@ def examine(clips: int, corruptions: Sequence[str] = tuple(CORRUPTIONS), seed: i
         for level in range(1, LEVELS + 1):
             harmed = CORRUPTIONS[name](scenes, truth, level, np.random.default_rng((seed, level)))
             levels.append(_scores(harmed, truth, true_flow, scenes))
-        for score, (_, error, better) in unharmed.items():
+        for score in unharmed:
             if all(score in found for found in levels):
-                values = tuple(found[score][0] for found in levels)
-                answers.append(_answer(score, name, better, values, error))
+                answers.append(_answer(score, name, [found[score] for found in levels]))
     return answers
 
 
@@ -113,34 +119,46 @@ def plot(answers: Sequence[Answer], path: Path) -> None:
     plt.close(figure)
 
 
-def _answer(score: str, corruption: str, better: Better, values: tuple[float, ...], error: float) -> Answer:
-    shift = values[-1] - values[0]
-    # A score that is the same for every truth clip has no spread: any shift is beyond doubt.
-    signal = float(np.clip(shift / max(error, 1e-12), -CERTAIN, CERTAIN))
+@dataclass(frozen=True)
+class _Value:
+    """`error`: standard error with N clips."""
+
+    value: float
+    error: float
+    better: Better
+    target: float | None
+
+
+def _answer(score: str, corruption: str, levels: Sequence[_Value]) -> Answer:
+    truth, worst = levels[0], levels[-1]
+    values = tuple(level.value for level in levels)
+    # A ratio to truth has no spread at the truth itself, and one that is the same for every clip has none at all:
+    # then any shift is beyond doubt.
+    error = max(truth.error, worst.error, 1e-12)
+    signal = float(np.clip((worst.value - truth.value) / error, -CERTAIN, CERTAIN))
     constant = len(set(values)) == 1
     rho = 0.0 if constant else float(stats.spearmanr(range(len(values)), values).statistic)
-    return Answer(score, corruption, better, values, rho, signal)
+    return Answer(score, corruption, truth.better, values, rho, signal, truth.target)
 
 
 def _scores(
     clips: NDArray[np.uint8], truth: NDArray[np.uint8], true_flow: NDArray[np.float64], scenes: Sequence
-) -> dict[str, tuple[float, float, Better]]:
-    """Score -> value, standard error with N clips, and which way is better."""
-    found: dict[str, tuple[float, float, Better]] = {}
+) -> dict[str, _Value]:
+    """What every score says of `clips`."""
+    found: dict[str, _Value] = {}
     # Asked for the flow ratio, the lab would draw the truth anew at every level, and follow it.
     names = [name for name in METRICS if name != FLOW_RATIO]
     for name, score in lab.score(clips, scenes, truth[:, 0], metrics=names).aggregate.items():
         if score.low is not None and score.high is not None:
-            found[name] = (score.value, _error(score.low, score.high, score.n), score.better)
+            error = _error(score.low, score.high, score.n)
+            found[name] = _Value(score.value, error, score.better, score.target)
     value, low, high, n = statistics.ratio_of_means(_flow(clips), true_flow)
-    found[FLOW_RATIO] = (value, _error(low, high, n), METRICS[FLOW_RATIO].better)
+    ratio = METRICS[FLOW_RATIO]
+    found[FLOW_RATIO] = _Value(value, _error(low, high, n), ratio.better, ratio.target)
     for name, column in _measured(clips):
         if name not in found:  # flickering is a lab score too
-            found[name] = (
-                float(column.mean()),
-                float(column.std(ddof=1)) / math.sqrt(N),
-                MEASURES[name].better,
-            )
+            error = float(column.std(ddof=1)) / math.sqrt(N)
+            found[name] = _Value(float(column.mean()), error, MEASURES[name].better, MEASURES[name].target)
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -36,7 +37,9 @@ def read_prompts(path: Path) -> dict[str, Origin]:
         raise InputError(f"cannot read prompts from {str(path)!r}: {error}") from error
     suffix = path.suffix.lower()
     if suffix == ".csv":
-        rows: list[tuple[int, Mapping[str, object]]] = list(enumerate(csv.DictReader(text.splitlines()), 2))
+        rows: list[tuple[int, Mapping[str, object]]] = list(
+            enumerate(csv.DictReader(io.StringIO(text, newline="")), 2)
+        )
     elif suffix in (".jsonl", ".ndjson"):
         rows = [(number, _json_row(path, number, line)) for number, line in _lines(text)]
     else:
@@ -78,7 +81,7 @@ def _parts(name: str) -> tuple[str, str, str]:
 
 
 def _lines(text: str) -> list[tuple[int, str]]:
-    return [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    return [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
 def _json_row(path: Path, number: int, line: str) -> Mapping[str, object]:

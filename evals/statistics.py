@@ -20,6 +20,9 @@ Array = NDArray[np.float64]
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 MEDIAN_NEEDS = 5
+BOOTSTRAP_NEEDS = 8
+"""Values below which the mean has a t interval: resamples cannot leave the values that there are, so that bootstrap
+intervals of 2, 3 and 4 normal values missed their mean in 46, 28 and 14 of 100 trials."""
 _CHUNK = 1 << 14
 """Resampled values held at once: 128 kB, less than decoding needs, however many the clips."""
 
@@ -83,8 +86,12 @@ def bootstrap(
 
 
 def mean(values: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
-    """Mean of (n,) values with its bootstrap interval."""
-    return bootstrap(values, lambda x: x.mean(axis=(-2, -1)), seed=seed, resamples=resamples)
+    """Mean of (n,) values with its bootstrap interval; of fewer than `BOOTSTRAP_NEEDS`, Student's."""
+    rows = np.asarray(values, np.float64).ravel()
+    if 1 < len(rows) < BOOTSTRAP_NEEDS and np.isfinite(rows).all():
+        value, reach = float(rows.mean()), stats.t.ppf((1 + CONFIDENCE) / 2, len(rows) - 1) * stats.sem(rows)
+        return Estimate(value, float(value - reach), float(value + reach), len(rows))
+    return bootstrap(rows, lambda x: x.mean(axis=(-2, -1)), seed=seed, resamples=resamples)
 
 
 def median(values: ArrayLike, *, confidence: float = CONFIDENCE) -> Estimate:

@@ -90,7 +90,10 @@ def generate(
         int | None, typer.Option(help="Latent frames that windows share; 1 unless given.")
     ] = None,
     prompts: Annotated[
-        str | None, typer.Option(help="Instead of PROMPT, prompts by second: '0:a red ring 20:a blue star'.")
+        str | None,
+        typer.Option(
+            help="Instead of PROMPT, prompts by second: '0:a small red ring … 20:a large blue star …'."
+        ),
     ] = None,
     chaining: Annotated[
         Chaining | None,
@@ -254,7 +257,11 @@ def what_to_make(
     Raises InputError.
     """
     if prompt is None and prompts is None:
-        raise InputError("nothing says what the video shows: give a PROMPT, such as 'a small red ring'")
+        raise InputError(f"nothing says what the video shows: give a PROMPT, such as {arguments.EXAMPLE!r}")
+    if prompt is not None and prompts is not None:
+        raise InputError(
+            f"PROMPT {prompt!r} and --prompts {prompts!r} both say what the video shows: give one"
+        )
     schedule = [(0.0, prompt or "")] if prompts is None else arguments.parse_schedule(prompts)
     if seconds is None:
         given = {"window": window, "overlap": overlap, "prompts": prompts, **against_drift}

@@ -19,6 +19,8 @@ Schedule = Sequence[tuple[float, str]]
 MAX_SECONDS = 24 * 3600
 FRAME_GROUP = 4
 """Frames in a latent frame; the first frame of a clip has a latent frame to itself."""
+EXAMPLE = "a small red ring drifting left over dark stripes"
+"""Says what every caption in training said: object, motion and background. Of less, the lab makes noise."""
 MAX_WORDS = 38
 """Of a prompt: with the markers of beginning and end, the 40 tokens that the lab's text encoder reads."""
 
@@ -27,7 +29,7 @@ def check_prompt(tokenizer: Tokenizer, prompt: str, allow_empty: bool = False) -
     """`prompt` has words, at most `MAX_WORDS`, and all of them in the vocabulary of the word-level `tokenizer`."""
     words = tokenizer.normalizer.normalize_str(prompt).split()
     if not words and not allow_empty:
-        raise InputError(f"prompt {prompt!r} has no words: describe the scene, such as 'a small red ring'")
+        raise InputError(f"prompt {prompt!r} has no words: describe the scene, such as {EXAMPLE!r}")
     if len(words) > MAX_WORDS:
         raise InputError(f"prompt has {len(words)} words, the limit is {MAX_WORDS}: shorten it: {prompt!r}")
     known = sorted(word for word in tokenizer.get_vocab() if not word.startswith("<"))
@@ -145,15 +147,13 @@ def check_schedule(schedule: Schedule, seconds: float) -> None:
 
 
 def parse_schedule(text: str) -> list[tuple[float, str]]:
-    """Prompts with their start in seconds, from text such as "0:a small red ring 20:a large blue star".
+    """Prompts with their start in seconds, from text such as "0:a red ring orbiting … 20:a blue star resting …".
 
     Raises InputError for text without a start before its first prompt, or a start without a prompt.
     """
     before, *rest = re.split(r"(?:^|\s)(\d+(?:\.\d*)?)\s*:", text)
     if before.strip() or not rest:
-        raise InputError(
-            f"prompts {text!r} must be a second, a colon and a prompt each: '0:a red ring 20:a blue star'"
-        )
+        raise InputError(f"prompts {text!r} must be a second, a colon and a prompt each: '0:{EXAMPLE} 20:…'")
     schedule = [(float(start), prompt.strip()) for start, prompt in zip(rest[::2], rest[1::2], strict=True)]
     for start, prompt in schedule:
         if not prompt:

@@ -109,9 +109,9 @@ def encode_prompt(
 
 
 @torch.no_grad()
-def encode_ids(model: CLIPModel, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """`encode_prompt` from token ids (B, 40) on the CPU."""
-    if not (ids[:, USUAL_LENGTH:] != model.config.text_config.pad_token_id).any():
+def encode_ids(model: CLIPModel, ids: Tensor, *, trim: bool = True) -> tuple[Tensor, Tensor]:
+    """`encode_prompt` from token ids (B, 40) on the CPU; without `trim`, 40 tokens of any prompts."""
+    if trim and not (ids[:, USUAL_LENGTH:] != model.config.text_config.pad_token_id).any():
         ids = ids[:, :USUAL_LENGTH]  # attention is causal: padding that follows changes no other token
     output = model.text_model(ids.to(model.device))
     return unit(output.last_hidden_state), unit(output.pooler_output)

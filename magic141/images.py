@@ -45,7 +45,8 @@ def _one(image: ImageInput, height: int, width: int) -> Tensor:
             f"image must be a file name, a PIL image, an array or a tensor, got {type(image).__name__}"
         )
 
-    pixels = torch.as_tensor(image)
+    # Arrays seen backwards, as OpenCV's colours often are, cannot be shared.
+    pixels = image if isinstance(image, Tensor) else torch.as_tensor(np.ascontiguousarray(image))
     is_bytes = pixels.dtype == torch.uint8
     channels_first = isinstance(image, Tensor) and not is_bytes
     shape = (3, height, width) if channels_first else (height, width, 3)

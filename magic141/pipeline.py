@@ -143,7 +143,8 @@ class Magic141Pipeline(DiffusionPipeline):
                 Unless given, what the scheduler says suits these weights: 2, and 1 for students, which hold it.
             image_guidance_scale: the same for text to image; `guidance_scale` unless given.
             shift: s of `t -> s t / (1 + (s - 1) t)`; the scheduler's own unless given.
-            generator: all randomness; a list, one for each prompt, makes a clip independent of its batch.
+            generator: all randomness; a list, one for each prompt, makes a clip independent of its batch, unless
+                only some of its prompts have more than 22 words: then the shorter ones are padded further.
             latents: the initial noise of the video (B, 16, t, h, w), instead of drawing it.
             factorised: False makes the whole clip from text at once, without a picture first: the baseline.
             output_type: "np", "pt", "pil" or "latent".

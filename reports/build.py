@@ -73,7 +73,8 @@ def _page(runs: Sequence[Run]) -> str:
     claimed, claims_problems = claims.claims(runs)
     long, long_problems = _long(cells)
     problems += exam_problems + analytic_problems + claims_problems + long_problems
-    chosen = settings.settings(main) if main else []
+    ranked = main.comparable() if main else None
+    chosen = settings.settings(ranked) if ranked else []
     best = settings.front(chosen)
     context = {
         "runs": runs,
@@ -87,14 +88,16 @@ def _page(runs: Sequence[Run]) -> str:
         "missing": [row for row in cells if row.record is None],
         "metrics": found,
         "metric": main,
-        "verdict": verdict(cells, main),
+        "verdict": verdict(cells, ranked),
         "machines": _unique(machine(run) for run in runs),
         "descriptions": _unique(run.manifest.question.get("description") for run in runs),
         "table": table.Table(cells, found),
         "command": f"python -m reports build {' '.join(map(_named, runs))} -o report.html",
         "budget": budget.budget(chosen),
         "front": best,
-        "front_figure": Markup(front.draw(main, chosen, best, "front")) if main and len(chosen) > 1 else "",
+        "front_figure": Markup(front.draw(ranked, chosen, best, "front"))
+        if ranked and len(chosen) > 1
+        else "",
         "curves": [
             (curve, Markup(curves.draw(curve, f"knob-{index}")))
             for index, curve in enumerate(curves.curves(found))

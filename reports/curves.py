@@ -11,7 +11,6 @@ from bench.records import Knob
 from reports import svg, text
 from reports.metrics import Metric, Point
 from reports.rows import SECONDS, STEPS, Row, knob_text
-from reports.settings import clip_seconds
 
 SIZE = (3.6, 3.6)
 IGNORED = (STEPS, SECONDS, "precision", "outcome", "stage")
@@ -48,7 +47,7 @@ def curves(metrics: Sequence[Metric]) -> list[Curve]:
 
 
 def _groups(rows: Sequence[Row]) -> dict[str, list[tuple[str, list[Row]]]]:
-    """Knob -> lines of rows that differ in that knob and in no other, named by the system of most of its rows."""
+    """Knob -> lines of rows of one run that differ in that knob and in no other, named by the system of most rows."""
     names = dict.fromkeys(name for row in rows for name in row.knobs if name not in IGNORED)
     found = {}
     for knob in names:
@@ -56,7 +55,8 @@ def _groups(rows: Sequence[Row]) -> dict[str, list[tuple[str, list[Row]]]]:
         for row in rows:
             if knob in row.knobs:
                 rest = {name: value for name, value in row.knobs.items() if name != knob}
-                key = repr((sorted(rest.items()), row.record.weights_sha256 if row.record else None))
+                made_by = row.record.weights_sha256 if row.record else None
+                key = repr((row.run.path, sorted(rest.items()), made_by))
                 alike.setdefault(key, []).append(row)
         lines = [
             (_shared(group), sorted(group, key=lambda row: _order(_value(row, knob))))
@@ -71,8 +71,8 @@ def _groups(rows: Sequence[Row]) -> dict[str, list[tuple[str, list[Row]]]]:
 def _shared(rows: Sequence[Row]) -> str:
     systems = [row.system for row in rows]
     name = max(dict.fromkeys(systems), key=systems.count)
-    steps = rows[0].steps
-    return f"{name}, {knob_text(STEPS, steps)}" if steps else name
+    steps, tag = rows[0].steps, rows[0].run.tag
+    return (f"{name}, {knob_text(STEPS, steps)}" if steps else name) + (f" ({tag})" if tag else "")
 
 
 def _value(row: Row, knob: str) -> str:
@@ -98,9 +98,7 @@ def draw(curve: Curve, name: str) -> str:
             colour = svg.SERIES[index % len(svg.SERIES)]
             xs = [places[value] for value, _ in line]
             quality.plot(xs, [point.value for _, point in line], color=colour, linewidth=1.2, label=label)
-            time.plot(
-                xs, [clip_seconds(point.row) for _, point in line], color=colour, marker="o", markersize=4
-            )
+            time.plot(xs, [point.seconds for _, point in line], color=colour, marker="o", markersize=4)
             for x, (value, point) in zip(xs, line, strict=True):
                 (marker,) = quality.plot([x], [point.value], color=colour, marker="o", markersize=5)
                 gid = f"knob-{index}-{point.row.key}"
@@ -108,13 +106,13 @@ def draw(curve: Curve, name: str) -> str:
                 marker.set_url(f"#{point.row.key}")
                 hovers[gid] = (
                     f"{point.row.label}\n{curve.knob} {value}: {curve.metric.title} {point.shown} "
-                    f"[{point.bounds or 'no interval'}], {text.seconds(clip_seconds(point.row))} a clip"
+                    f"[{point.bounds or 'no interval'}], {text.seconds(point.seconds)} a clip"
                 )
                 if point.score.low is not None and point.score.high is not None:
                     quality.plot([x, x], [point.score.low, point.score.high], color=colour, linewidth=1.6)
                 latency = point.row.latency
                 if latency and latency.low is not None and latency.high is not None:
-                    scale = clip_seconds(point.row) / latency.median
+                    scale = point.seconds / latency.median
                     time.plot(
                         [x, x], [latency.low * scale, latency.high * scale], color=colour, linewidth=1.6
                     )

@@ -61,8 +61,8 @@ def _folder(given: Path) -> Path:
         raise ReportError(f"{given} does not exist: name a run folder, one that holds run.json")
     try:
         target = given.parent / given.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        if target.is_dir():
+            return target
+    except (OSError, ValueError) as error:  # such as text longer than a name may be
         raise ReportError(f"{given} is neither a run folder nor a file that names one: {error}") from error
-    if not target.is_dir():
-        raise ReportError(f"{given} is neither a run folder nor a file that names one")
-    return target
+    raise ReportError(f"{given} is neither a run folder nor a file that names one")

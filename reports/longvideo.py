@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from bench.records import RecordError, Windows, read_samples
 from reports import svg, text
 from reports.rows import SECONDS, Row
-from reports.settings import clip_seconds, peak
+from reports.settings import peak
 
 FEWEST = 3
 """Lengths below which every line fits."""
@@ -46,7 +46,7 @@ class Lengths:
         """Seconds a second of video, and seconds besides: least squares of relative errors."""
         if len(self.rows) < FEWEST:
             return None
-        length, time = np.array(self.seconds), np.array([clip_seconds(row) for row in self.rows])
+        length, time = np.array(self.seconds), np.array([row.clip_seconds for row in self.rows])
         slope, besides = np.linalg.lstsq(
             np.stack([length, np.ones_like(length)], 1) / time[:, None], time / time
         )[0]
@@ -59,7 +59,7 @@ class Lengths:
             return None
         slope, besides = self.line
         pairs = zip(self.rows, self.seconds, strict=True)
-        return max(abs(slope * length + besides - (t := clip_seconds(row))) / t for row, length in pairs)
+        return max(abs(slope * length + besides - (t := row.clip_seconds)) / t for row, length in pairs)
 
     @property
     def sentence(self) -> str:
@@ -115,7 +115,8 @@ def lengths(rows: Sequence[Row]) -> list[Lengths]:
     for row in rows:
         if row.ok and row.long is not None and not row.reference:
             rest = sorted((name, repr(value)) for name, value in row.knobs.items() if name != SECONDS)
-            alike.setdefault(f"{row.system}{rest}", []).append(row)
+            # Not across runs: a line through two machines is of neither.
+            alike.setdefault(f"{row.run.path}{row.system}{rest}", []).append(row)
     groups = (sorted(group, key=lambda row: row.long or 0.0) for group in alike.values())
     return [
         Lengths(group[0].system, tuple(group)) for group in groups if len({row.long for row in group}) > 1
@@ -180,7 +181,7 @@ def draw_lengths(found: Lengths, name: str) -> str:
         sized = [(length, size) for length, size in zip(found.seconds, found.peaks, strict=True) if size]
         memory.plot([x for x, _ in sized], [size / 1e6 for _, size in sized], color=svg.SERIES[0], marker="o")
         memory.set_title("peak memory, MB", color=svg.INK)
-        times = [clip_seconds(row) for row in found.rows]
+        times = [row.clip_seconds for row in found.rows]
         time.plot(found.seconds, times, color=svg.SERIES[0], marker="o", linestyle="none")
         if found.line:
             slope, besides = found.line

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.records import Score
 from reports import glossary, text
@@ -30,8 +30,8 @@ class Point:
 
     @property
     def seconds(self) -> float:
-        """Latency, text to file."""
-        return self.row.latency.median if self.row.latency else float("inf")
+        """A clip, text to file."""
+        return self.row.clip_seconds
 
     @property
     def shown(self) -> str:
@@ -87,6 +87,15 @@ class Metric:
             for row, score in self.entries
             if row.ok and score.value is not None
         ]
+
+    def comparable(self) -> Metric:
+        """This metric of the references and of systems of one work, the one that most of them do."""
+        works = [point.row.work for point in self.systems]
+        if len(set(works)) < 2:
+            return self
+        common = max(dict.fromkeys(works), key=works.count)
+        kept = ((row, score) for row, score in self.entries if row.reference or row.work == common)
+        return replace(self, entries=tuple(kept))
 
     @property
     def first(self) -> Score:

@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.records import END_TO_END, RANDOM_WEIGHTS, Knob, PlannedCell, Record, Timing
+from bench.records import END_TO_END, MASKED, RANDOM_WEIGHTS, Knob, PlannedCell, Record, Timing
 from reports.load import Run
 
 NO_ANCHOR = r"[^\w-]"
 STEPS = "num_inference_steps"
 SECONDS = "seconds"
+FROM_IMAGE = "image to video"
+"""The value of the knob `task` of systems that are given the first frame."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,25 @@ class Row:
     def latency(self) -> Timing | None:
         """Seconds from text to encoded file for one batch of clips, warm."""
         return self.record.stages.get(END_TO_END) if self.record else None
+
+    @property
+    def clip_seconds(self) -> float:
+        """Seconds of wall time for one clip, warm: of a batch, its share. Infinite where nothing was timed."""
+        batch = self.knobs.get("batch_size")
+        size = batch if isinstance(batch, int) and batch > 0 else 1
+        return self.latency.median / size if self.latency else float("inf")
+
+    @property
+    def masked(self) -> bool:
+        """Whether its zeros are stored and multiplied like other numbers: then a shorter time is chance."""
+        return self.record is not None and MASKED in self.record.flags
+
+    @property
+    def work(self) -> tuple[bool, float | None]:
+        """What is made: from a given picture or not, and the seconds of a long video. Of equal work only can it be
+        said that one setting is better or cheaper than another.
+        """
+        return self.knobs.get("task") == FROM_IMAGE, self.long
 
     @property
     def video_seconds(self) -> float | None:

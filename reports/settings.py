@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.records import MASKED, NOT_MEASURABLE, Memory
+from bench.records import NOT_MEASURABLE, Memory
 from reports.metrics import Metric, Point
 from reports.rows import STEPS, Row
 
@@ -18,10 +18,14 @@ CLI = {
     "window": "--window",
     "overlap": "--overlap",
     "chaining": "--chaining",
+    "image_guidance_scale": "--image-guidance",
+    "num_frames": "--frames",
     "history_noise": "--history-noise",
     "cross_fade": "--cross-fade",
 }
 """Knobs of our pipeline and their options of `python -m magic141 generate`; those of long video need `seconds`."""
+FACTORISED, AT_ONCE = "text to video", "text to video at once"
+"""Tasks of the lab's adapter: the first is what `generate` does."""
 ONE_PASS = "one"
 """The value of `windows` of the control that is no setting to offer: its memory grows with length."""
 LONG = (
@@ -35,7 +39,7 @@ LONG = (
     "cross_fade",
 )
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
-PROMPT = "a small red ring"
+PROMPT = "a small red ring drifting left over dark stripes"
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,11 @@ class Setting:
 
 
 def settings(metric: Metric) -> list[Setting]:
-    """Every system that carries the metric, fastest first. Masked ones are left out: their zeros are stored and
-    multiplied like other numbers, so a shorter time of theirs is chance.
-    """
+    """Every system that carries the metric, fastest first, without masked ones."""
     found = [
-        Setting(point, clip_seconds(point.row), peak(point.row.record.memory))
+        Setting(point, point.seconds, peak(point.row.record.memory))
         for point in metric.systems
-        if point.row.record and point.row.record.memory and MASKED not in point.row.record.flags
+        if point.row.record and point.row.record.memory and not point.row.masked
     ]
     return sorted(found, key=lambda setting: setting.seconds)
 
@@ -74,13 +76,6 @@ def settings(metric: Metric) -> list[Setting]:
 def front(found: Sequence[Setting]) -> list[Setting]:
     """Those that no other dominates, fastest first."""
     return [one for one in found if not any(other.dominates(one) for other in found)]
-
-
-def clip_seconds(row: Row) -> float:
-    """Seconds of wall time for one clip, warm."""
-    batch = row.knobs.get("batch_size")
-    size = batch if isinstance(batch, int) and batch > 0 else 1
-    return row.latency.median / size if row.latency else float("inf")
 
 
 def peak(memory: Memory) -> int | None:
@@ -94,28 +89,18 @@ def peak(memory: Memory) -> int | None:
 def command(row: Row) -> str:
     """The command line that makes a clip at this setting; of another system, the one that measures it again."""
     knobs = row.knobs
-    needs_python = knobs.get("task") == "image to video" or knobs.get("image_guidance_scale") is not None
-    if "model" not in knobs or needs_python or knobs.get("windows") == ONE_PASS:
+    if (
+        "model" not in knobs
+        or knobs.get("task", FACTORISED) != FACTORISED
+        or knobs.get("windows") == ONE_PASS
+    ):
         return row.record.command if row.record else ""
     model, lines = str(knobs["model"]), []
     if (sparsity := str(knobs.get("sparsity", "none"))) != "none":
         target = "./" + f"{model.rsplit('/', 1)[-1]}-{sparsity}".replace("+", "-")
-        lines.append(
-            shlex.join(
-                [
-                    "python",
-                    "-m",
-                    "magic141",
-                    "sparsify",
-                    "--model",
-                    model,
-                    "--sparsity",
-                    sparsity,
-                    "-o",
-                    target,
-                ]
-            )
-        )
+        words = ["python", "-m", "magic141", "sparsify", "--model", model, "--sparsity", sparsity]
+        words += ["--criterion", str(criterion)] if (criterion := knobs.get("criterion")) else []
+        lines.append(shlex.join([*words, "-o", target]))
         model = target
     words = ["python", "-m", "magic141", "generate", PROMPT, "-o", "clip.mp4", "--model", model]
     long = knobs.get("seconds") is not None
@@ -141,12 +126,16 @@ def python(row: Row) -> str:
         "from magic141 import Magic141Pipeline",
         f"pipe = Magic141Pipeline.from_pretrained({knobs['model']!r}, dtype=torch.{dtype})",
     ]
-    if (sparsity := knobs.get("sparsity", "none")) != "none":
-        lines += ["from magic141.sparsify import apply, parse", f"apply(pipe, *parse({sparsity!r}))"]
+    if knobs.get("sparsity", "none") != "none":
+        words = ", ".join(
+            repr(knobs[name]) for name in ("sparsity", "criterion") if knobs.get(name) is not None
+        )
+        lines += ["from magic141.sparsify import apply, parse", f"apply(pipe, *parse({words}))"]
     long = knobs.get("seconds") is not None
     names = (*LONG,) if long else ("num_frames",)
     wanted = [STEPS, "guidance_scale", "image_guidance_scale", "shift", *names]
     arguments = [f"{name}={knobs[name]!r}" for name in wanted if knobs.get(name) is not None]
+    arguments += ["factorised=False"] if knobs.get("task") == AT_ONCE else []
     image = "image=picture, " if knobs.get("task") == "image to video" else ""
     call = "pipe.stream" if long else "pipe"
     lines.append(f"{'parts' if long else 'result'} = {call}({PROMPT!r}, {image}{', '.join(arguments)})")

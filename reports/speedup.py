@@ -55,7 +55,11 @@ def speed_ups(rows: Sequence[Row]) -> list[SpeedUp]:
 
 def sentence(gain: SpeedUp, link_fast: Markup, link_slow: Markup) -> Markup:
     """For the verdict."""
-    bounds = text.interval(gain.ratio, gain.low, gain.high)
+    ratio, low, high, word = gain.ratio, gain.low, gain.high, "faster"
+    if ratio < 1:
+        ratio, word = 1 / ratio, "slower"
+        low, high = (1 / bound if bound else None for bound in (high, low))
+    bounds = text.interval(ratio, low, high)
     most = (
         Markup("; with denoising that took no time it would be {} (Amdahl&rsquo;s ceiling)").format(
             text.times(gain.ceiling)
@@ -64,10 +68,11 @@ def sentence(gain: SpeedUp, link_fast: Markup, link_slow: Markup) -> Markup:
         else ""
     )
     return Markup(
-        "{} is <strong>{} faster</strong>{} than {}, text to file, warm, encoders and VAE included{}."
+        "{} is <strong>{} {}</strong>{} than {}, text to file, warm, encoders and VAE included{}."
     ).format(
         link_fast,
-        text.times(gain.ratio),
+        text.times(ratio),
+        word,
         Markup(" <small>[{}]</small>").format(bounds) if bounds else "",
         link_slow,
         most,

@@ -27,7 +27,8 @@ def interval(value: float | None, low: float | None, high: float | None) -> str:
 def seconds(value: float, low: float | None = None, high: float | None = None) -> str:
     """`value` in µs, ms, s or minutes."""
     if value >= 120 and low is None:
-        return f"{value // 60:.0f} min {value % 60:02.0f} s"
+        minutes, rest = divmod(round(value), 60)
+        return f"{minutes} min {rest:02d} s"
     scale, unit = _time_unit(value)
     return f"{number(value * scale, *_scaled(scale, low, high))}\u00a0{unit}"
 

@@ -23,7 +23,7 @@ def verdict(rows: Sequence[Row], metric: Metric | None) -> list[Markup]:
         return [Markup("No system has a finished cell yet, so there is nothing to compare.")]
     best = metric.best() if metric else None
     if metric is None or best is None:
-        row, latency = min(timed, key=lambda entry: entry[1].median)
+        row, latency = min(timed, key=lambda entry: (entry[0].masked, entry[0].clip_seconds))
         return [
             Markup("No cell carries a quality score, so only cost can be compared."),
             Markup("{} is the fastest of {}, at {} a batch.").format(
@@ -61,7 +61,8 @@ def _best(metric: Metric, best: Point) -> Markup:
 def _cheapest(metric: Metric, best: Point) -> tuple[Point, Markup]:
     """The fastest setting whose interval reaches the best score, and the sentence that says so."""
     cheaper = sorted(
-        (point for point in metric.systems if point.seconds < best.seconds), key=lambda point: point.seconds
+        (point for point in metric.systems if point.seconds < best.seconds and not point.row.masked),
+        key=lambda point: point.seconds,
     )
     if not cheaper:
         return best, Markup("No setting that was scored is faster.")

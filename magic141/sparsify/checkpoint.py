@@ -87,7 +87,7 @@ def write(
         sums = weights.seal(partial)
         card = CARD.format(
             name=folder.name,
-            model=source.name,
+            model=model,
             sparsity=text,
             criterion="".join({f", by {way.criterion}" for way in ways if way.kind in PRUNED}),
             option="".join({f" --criterion {way.criterion}" for way in ways if way.kind in PRUNED}),

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 Out = Annotated[Path, typer.Option(help="Folder of checkpoints, loss curves and stage weights.")]
-Budget = Annotated[float, typer.Option(help="Minutes after which the stage has decayed and ends.")]
-Samples = Annotated[int, typer.Option(help="Samples after which it ends, if sooner.")]
-Threads = Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's choice.")]
+Budget = Annotated[float, typer.Option(min=0.001, help="Minutes after which the stage has decayed and ends.")]
+Samples = Annotated[int, typer.Option(min=1, help="Samples after which it ends, if sooner.")]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves torch's choice.")]
 Initial = Annotated[
     str | None, typer.Option(help="t2i, i2v: pipeline folder, preset or denoiser.pt to start from.")
 ]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from magic141 import weights
-from magic141.conditioning import encode_prompt
+from magic141.conditioning import encode_ids, tokenize
 from magic141.data.world import World
 from magic141.errors import InputError
 from magic141.pipeline import Magic141Pipeline
@@ -177,15 +177,14 @@ def run(
     models = {"teacher": weights.fingerprint(teacher), "initial": initial and weights.fingerprint(initial)}
     same_plan(folder, {**vars(plan), "tasks": list(plan.tasks), "seed": settings.seed, **models})
     pipe = Magic141Pipeline.from_pretrained(teacher)
-    student = pipe.transformer
-    if initial is not None:
-        student = Magic141Transformer3DModel.from_pretrained(initial / "transformer")
+    student = pipe.transformer if initial is None else Magic141Pipeline.from_pretrained(initial).transformer
     world = World(stated=plan.stated, events=plan.events)
     specs = [TASKS[task].source for task in plan.tasks]
     sets = encode_sets(latents, specs, stored, world, pipe.vae.to(device), pipe.text_encoder.to(device))
     sampler = Sampler(pipe.text_encoder, pipe.tokenizer, device, dropped=0.0)
     draw = drawing(sampler, sets, settings.batch_size)
-    empty = encode_prompt(pipe.text_encoder, pipe.tokenizer, "", allow_empty=True)
+    # All its tokens: `guided` takes as many as the batch's captions have.
+    empty = encode_ids(pipe.text_encoder, tokenize(pipe.tokenizer, [""]), trim=False)
 
     def keep(student: Magic141Transformer3DModel, seen: Progressed) -> None:
         kept = folder / "snapshots" / f"{seen.step:07d}"

@@ -20,7 +20,7 @@ from magic141.transformer import Magic141Transformer3DModel, Magic141Transformer
 
 Field = Callable[[Tensor, Tensor], Tensor]
 Text = tuple[Tensor, Tensor]
-"""Text tokens (1, L, 128) and the pooled text (1, 128) of one prompt."""
+"""Text tokens (1, 40, 128) and the pooled text (1, 128) of one prompt."""
 
 
 def field(transformer: Magic141Transformer3DModel, batch: Batch) -> Field:
@@ -51,7 +51,8 @@ def guided(transformer: Magic141Transformer3DModel, batch: Batch, empty: Text, s
     if scale == 1:
         return field(transformer, batch)
     count = len(batch.latents)
-    tokens, pooled = (part.expand(count, *part.shape[1:]) for part in empty)
+    length = batch.text_tokens.shape[1]  # padding changes no token before it, but the transformer sees it
+    tokens, pooled = (part.expand(count, *part.shape[1:]) for part in (empty[0][:, :length], empty[1]))
     both = field(
         transformer,
         replace(

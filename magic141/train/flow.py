@@ -21,6 +21,10 @@ from magic141.train.latents import LatentSet
 from magic141.transformer import Magic141Transformer3DModel
 
 DROPPED = 0.1
+CUT = 0.1
+"""Share of captions of which only the first words are shown, the object at least: people ask for less than captions
+say, and of texts that it has never seen, guidance makes noise."""
+OBJECT_WORDS = 4
 OBJECT_WEIGHT = 6.0
 """Extra weight of a token that objects cover whole, early in training from scratch. Only there: it depends on x0, so
 the velocity of least cost puts objects into a token at seven times their odds, and sampling draws one object twice."""
@@ -137,7 +141,7 @@ def times(count: int, shift: float, generator: torch.Generator) -> Tensor:
 class Sampler:
     """Draws batches from stored latents onto a device, and encodes their captions on the way.
 
-    dropped: share of captions replaced by the empty one, for classifier-free guidance.
+    dropped: share of captions replaced by the empty one, for classifier-free guidance. A share `CUT` is cut short.
     """
 
     def __init__(
@@ -184,13 +188,22 @@ class Sampler:
         )
 
     def encode(self, captions: list[str], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Text tokens and pooled text, a share of them of the empty caption instead."""
-        dropped = torch.rand(len(captions), generator=generator) < self.dropped
-        shown = ["" if drop else caption for caption, drop in zip(captions, dropped.tolist(), strict=True)]
+        """Text tokens and pooled text, a share of them of the empty caption instead, or of the first words."""
+        draw = torch.rand(len(captions), 2, generator=generator).tolist()
+        shown = [self._shown(caption, *pair) for caption, pair in zip(captions, draw, strict=True)]
         for new in set(shown).difference(self._ids):
             self._ids[new] = tokenize(self.tokenizer, new)[0]
         tokens, pooled = encode_ids(self.clip, torch.stack([self._ids[text] for text in shown]))
         return tokens.float(), pooled.float()
+
+    def _shown(self, caption: str, what: float, share: float) -> str:
+        """`caption`, nothing, or its first words; `what` and `share` are uniform draws."""
+        if what < self.dropped:
+            return ""
+        words = caption.split()
+        if what < self.dropped + CUT:
+            words = words[: OBJECT_WORDS + int(share * (len(words) - OBJECT_WORDS))]
+        return " ".join(words)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device).float()

@@ -6,6 +6,7 @@ and `long` (97 frames, of which training takes windows that continue). Writing i
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from magic141.conditioning import IMAGE_TOKENS, WIDTH, encode_image
 from magic141.data.factors import FRAME_SIZE
 from magic141.data.render import masks, render
 from magic141.data.world import Scene, World
+from magic141.errors import InputError
 from magic141.train.loop import autocast
 from magic141.train.vae import to_model
 
@@ -123,9 +125,18 @@ def encode_set(
     """Render and encode `count` scenes of a set into `folder`, on the device of `vae`.
 
     A set already complete is only opened, one cut short is resumed, and a smaller one grows.
+
+    Raises InputError where the set is begun with another autoencoder or image encoder.
     """
     marker = folder / spec.folder / "done.json"
-    done = json.loads(marker.read_text())["rows"] if marker.exists() else 0
+    made_by = _sha256(vae, clip)
+    found: dict[str, Any] = json.loads(marker.read_text()) if marker.exists() else {}
+    done = found.get("rows", 0)
+    if found.get("encoders", made_by) != made_by:
+        raise InputError(
+            f"{marker.parent} holds latents of other weights (sha256 {found['encoders'][:12]}…, and these are "
+            f"{made_by[:12]}…): delete it, or give another --out"
+        )
     if done >= count:
         return open_set(folder, spec, count)
     target = _grown(folder, spec, count) if done else open_set(folder, spec, count, "w+")
@@ -140,7 +151,7 @@ def encode_set(
         target.latents[rows] = latents.transpose(1, 2).float().cpu().numpy()
         target.image_tokens[rows] = encode_image(clip, video[:, :, 0]).float().cpu().numpy()
         target.cover[rows] = (cover * 255).round().to(torch.uint8).cpu().numpy()
-        marker.with_suffix(".tmp").write_text(json.dumps({"rows": rows.stop}))
+        marker.with_suffix(".tmp").write_text(json.dumps({"rows": rows.stop, "encoders": made_by}))
         os.replace(marker.with_suffix(".tmp"), marker)
     return open_set(folder, spec, count)
 
@@ -159,6 +170,16 @@ def encode_sets(
         spec.name: encode_set(folder, replace(spec, world=world), counts[spec.name], vae.eval(), clip.eval())
         for spec in dict.fromkeys(specs)
     }
+
+
+def _sha256(vae: AutoencoderMagic141, clip: CLIPModel) -> str:
+    """Of their weights as `pack` rounds them, so that packing changes nothing."""
+    digest = hashlib.sha256()
+    for model, dtype in ((vae, torch.float16), (clip, torch.bfloat16)):
+        for name, tensor in sorted(model.state_dict().items()):
+            rounded = tensor.detach().to("cpu", dtype).contiguous().view(torch.int16)
+            digest.update(name.encode() + rounded.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _grown(folder: Path, spec: SetSpec, count: int) -> LatentSet:

@@ -33,7 +33,7 @@ DECAY = 0.3
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How long and how fast a stage trains. `muon_lr` is for matrices of `matrix_modules`, `lr` for all else.
+    """How long and how fast a stage trains. `muon_lr`, where it is set, is for matrices, `lr` for all else.
 
     snapshots: at so many evenly spaced points of the run its average is kept, the last of them at its end.
     compile: `torch.compile` the transformer (stages t2i and i2v), where a compiler is.
@@ -71,7 +71,7 @@ def autocast(device: str = "cpu") -> torch.autocast:
 
 
 def optimizers(model: nn.Module, settings: Settings) -> list[torch.optim.Optimizer]:
-    """Muon for hidden weights if `muon_lr` is set, AdamW for embeddings, heads, gains and biases."""
+    """Muon for weights of two axes and more, 64 wide and up, if `muon_lr` is set; AdamW for all else."""
     hidden: list[nn.Parameter] = []
     if settings.muon_lr:
         hidden = [p for p in model.parameters() if p.ndim > 1 and min(p.shape[0], p[0].numel()) >= 64]

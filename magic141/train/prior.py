@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from magic141 import weights
 from magic141.data.world import World
 from magic141.pipeline import Magic141Pipeline
 from magic141.presets import LAB
@@ -20,7 +21,7 @@ from magic141.train.flow import Denoiser, Sampler, noised_tokens
 from magic141.train.i2v import CONDITION_NOISE, FRAMES, SHIFT
 from magic141.train.latents import CLIPS, encode_sets
 from magic141.train.loop import Progressed, Settings, autocast, fit
-from magic141.train.student import store
+from magic141.train.student import same_plan, store
 
 KINDS = {"both": "latent_concat", "latent": "latent_only", "tokens": "tokens_only"}
 """Parts of the prior that the model is shown, and how its configuration says so."""
@@ -32,7 +33,12 @@ def run(
     """Train image to video on clips of `world` and keep snapshots in `settings.out`.
 
     base: pipeline whose VAE and text encoder are used. initial: the `denoiser.pt` of a stage `t2i`; else from nothing.
+
+    Raises InputError where that folder holds the run of another plan.
     """
+    facts = {"prior": kind, "stated": world.stated, "events": world.events}
+    starts = {"base": weights.fingerprint(base), "initial": initial and weights.file_sha256(initial)}
+    same_plan(settings.out, {**facts, "seed": settings.seed, **starts})
     torch.manual_seed(settings.seed)
     model = Denoiser(KINDS[kind])
     if initial is not None:
@@ -41,7 +47,6 @@ def run(
     vae, clip = pipe.vae.to(settings.device), pipe.text_encoder.to(settings.device)
     clips = encode_sets(latents, [CLIPS], stored, world, vae, clip)[CLIPS.name]
     sampler = Sampler(clip, pipe.tokenizer, settings.device)
-    facts = {"prior": kind, "stated": world.stated, "events": world.events}
 
     def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         batch = sampler.draw(clips, settings.batch_size, generator, frames=FRAMES, known=1)

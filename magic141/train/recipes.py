@@ -19,6 +19,7 @@ from magic141.errors import InputError
 from magic141.precision import native_bfloat16
 from magic141.presets import LAB
 from magic141.scheduler import FlowMatchScheduler
+from magic141.sparsify.structured import check_whole
 from magic141.train import clip as clip_stage
 from magic141.train import i2v as i2v_stage
 from magic141.train import t2i as t2i_stage
@@ -27,7 +28,7 @@ from magic141.train.card import facts_of, write_card
 from magic141.train.flow import Denoiser, Sampler
 from magic141.train.latents import CLIPS, IMAGES, LONG, WORLD, LatentSet, SetSpec, encode_sets
 from magic141.train.loop import Progressed, Settings
-from magic141.transformer import Magic141Transformer3DModel
+from magic141.train.student import same_plan
 
 CLIPS_STORED = 12_000
 """Clips that are encoded for training unless the command line asks for more; images and long clips in proportion."""
@@ -69,6 +70,10 @@ class Run:
         vae, text = _vae(self.out).to(self.device), _clip(self.out).to(self.device)
         return [*encode_sets(self.out / "latents", specs, self.stored, WORLD, vae, text).values()]
 
+    def same_plan(self, stage: str) -> None:
+        """Raise InputError where the stage's folder holds a run from other weights or of another seed."""
+        same_plan(self.out / stage, {"initial": self.initial, "seed": self.seed})
+
     def sampler(self) -> Sampler:
         return Sampler(_clip(self.out), make_tokenizer(), self.device)
 
@@ -88,8 +93,9 @@ def train_clip(run: Run) -> Progressed:
 
 
 def train_t2i(run: Run) -> Progressed:
-    (images,) = run.encoded(IMAGES)
     start = _denoiser(run.initial) if run.initial else None
+    run.same_plan("t2i")
+    (images,) = run.encoded(IMAGES)
     settings = run.settings(batch_size=64, lr=2e-3, muon_lr=4e-3, warmup_steps=50)
     model, seen = t2i_stage.train(settings, run.sampler(), images, start)
     torch.save(model.state_dict(), run.out / "t2i" / "denoiser.pt")
@@ -97,8 +103,9 @@ def train_t2i(run: Run) -> Progressed:
 
 
 def train_i2v(run: Run) -> Progressed:
-    images, clips, long = run.encoded(IMAGES, CLIPS, LONG)
     start = _denoiser(run.initial) if run.initial else _trained_denoiser(run.out / "t2i" / "denoiser.pt")
+    run.same_plan("i2v")
+    images, clips, long = run.encoded(IMAGES, CLIPS, LONG)
     settings = run.settings(batch_size=32, lr=2e-3, muon_lr=4e-3, warmup_steps=50)
     model, seen = i2v_stage.train(settings, run.sampler(), images, clips, long, start)
     torch.save(model.state_dict(), run.out / "i2v" / "denoiser.pt")
@@ -149,12 +156,17 @@ def _trained_denoiser(path: Path) -> Denoiser:
 
 
 def _denoiser(source: str) -> Denoiser:
-    """The transformer of a pipeline folder or preset, with a new training head; or what a stage left in a file."""
+    """The transformer of a pipeline folder or preset, with a new training head; or what a stage left in a file.
+
+    Raises InputError for one that is pruned.
+    """
     if Path(source).is_file():
         return _trained_denoiser(Path(source))
+    from magic141.pipeline import Magic141Pipeline
+
     denoiser = Denoiser()
-    folder = weights.resolve(source) / "transformer"
-    denoiser.transformer = Magic141Transformer3DModel.from_pretrained(folder, dtype=torch.float32)
+    denoiser.transformer = Magic141Pipeline.from_pretrained(source).transformer
+    check_whole(denoiser.transformer)
     return denoiser
 
 

@@ -80,7 +80,7 @@ def run(plan: Plan, settings: Settings, latents: Path, dense: Path, stored: int)
     images, clips, long = (sets[spec.name] for spec in (IMAGES, CLIPS, LONG))
     batches = i2v.drawing(sampler, images, clips, long, settings.batch_size)
     fixed = step_times(plan.steps, pipe.scheduler.config.shift)[:-1] if plan.steps else None
-    transformer = pipe.transformer.float().requires_grad_(True)
+    transformer = pipe.transformer.float().to(settings.device).requires_grad_(True)
     pruned = pruned_of(plan, transformer, batches, fixed)
     trained, seen = train(settings, batches, transformer, pruned, plan.flow, fixed)
     facts = {"method": "recover", **vars(plan), "dense": dense.name, "size": _size(trained, transformer)}

@@ -76,12 +76,14 @@ def pack(student: Path, target: Path, rank: int | None = None) -> None:
         raise InputError(
             f"{student} has no {STUDENT}: name a student or snapshot that `distill` or `recover` left"
         )
+    facts = json.loads((student / STUDENT).read_text("utf-8"))
+    if "method" not in facts:
+        raise InputError(f"{student} is a snapshot of `prior`: name what `distill` or `recover` left")
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(student, partial)
     if (target / "README.md").exists():
         shutil.copy(target / "README.md", partial / "README.md")
-    facts = json.loads((partial / STUDENT).read_text("utf-8"))
     if rank is None:
         with contextlib.suppress(InputError):  # of a teacher that does not ship
             weights.share(partial, LAB.name, tuple(SHAREABLE))

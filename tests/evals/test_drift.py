@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import lfilter
 
-from evals.drift import SIMILARITIES, UNITS, drift, mean_slopes, table
-from evals.statistics import mean
+from evals.drift import SIMILARITIES, UNITS, drift, table
 from evals.trend import trend
 from magic141.errors import InputError
 
@@ -173,17 +172,6 @@ def test_few_windows_have_no_slope_and_say_so():
     single = drift(noisy(10), window=8, stride=1)
     assert not single.seams
     assert single.curves["brightness"].slope.n == 3
-
-
-def test_videos_are_the_unit_of_the_mean_slope():
-    videos = [drift(noisy(16, seed), window=4) for seed in range(4)]
-    short = drift(noisy(8), window=4)
-    found = mean_slopes([*videos, short])
-    slopes = [video.curves["brightness"].slope.value for video in videos]
-    assert found["brightness"] == mean(slopes)
-    assert mean_slopes([short]) == {}
-    with pytest.raises(InputError, match="one way"):
-        mean_slopes([short, drift(noisy(8), window=4, fps=24)])
 
 
 def test_a_table_has_a_row_for_every_number():

@@ -3,7 +3,7 @@ import pytest
 
 from evals import lab
 from evals.corruptions import CORRUPTIONS, LEVELS
-from evals.exam import CERTAIN, Answer, N, _flow, _scores, examine, plot
+from evals.exam import CERTAIN, N, _answer, _flow, _scores, _Value, examine, plot
 from magic141.data.render import render
 from magic141.data.world import World
 
@@ -44,24 +44,32 @@ def test_the_flow_ratio_is_that_of_the_lab(truth):
     scenes, clips = truth
     harmed = CORRUPTIONS["slow"](scenes, clips, 2, np.random.default_rng(0))
     theirs = lab.score(harmed, scenes, metrics=["flow-ratio"]).aggregate["flow-ratio"]
-    value, error, better = _scores(harmed, clips, _flow(clips), scenes)["flow-ratio"]
-    assert (value, better) == (theirs.value, theirs.better)
-    assert error == pytest.approx((theirs.high - theirs.low) / 3.92 * np.sqrt(8 / N), rel=1e-3)
+    ours = _scores(harmed, clips, _flow(clips), scenes)["flow-ratio"]
+    assert (ours.value, ours.better, ours.target) == (theirs.value, theirs.better, theirs.target)
+    assert ours.error == pytest.approx((theirs.high - theirs.low) / 3.92 * np.sqrt(8 / N), rel=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("better", "signal", "verdict"),
+    ("better", "values", "verdict"),
     [
-        ("higher", -9.0, "sees"),
-        ("higher", 9.0, "fooled"),
-        ("lower", 9.0, "sees"),
-        ("target", -9.0, "sees"),
-        ("descriptive", 9.0, "moves"),
-        ("lower", 1.0, "blind"),
+        ("higher", (1.0, 0.0), "sees"),
+        ("higher", (0.0, 1.0), "fooled"),
+        ("lower", (0.0, 1.0), "sees"),
+        ("target", (1.0, 0.0), "sees"),
+        ("target", (1.1, 1.5), "sees"),
+        ("target", (0.5, 1.1), "fooled"),
+        ("descriptive", (0.0, 1.0), "moves"),
+        ("lower", (0.0, 0.1), "blind"),
     ],
 )
-def test_verdicts(better, signal, verdict):
-    assert Answer("s", "c", better, (0.0, 1.0), 1.0, signal).verdict == verdict
+def test_verdicts(better, values, verdict):
+    levels = [_Value(value, 0.1, better, 1.0 if better == "target" else None) for value in values]
+    assert _answer("s", "c", levels).verdict == verdict
+
+
+def test_a_shift_of_a_ratio_to_truth_is_weighed_by_the_spread_among_harmed_clips():
+    levels = [_Value(1.0, 0.0, "target", 1.0), _Value(1.05, 0.1, "target", 1.0)]
+    assert _answer("s", "c", levels).verdict == "blind"
 
 
 def test_scores_answer_as_they_must(tmp_path):

@@ -15,6 +15,14 @@ def test_csv_and_jsonl_say_the_same(tmp_path):
     assert read_prompts(table) == read_prompts(lines) == expected
 
 
+def test_lines_end_where_the_format_says(tmp_path):
+    table, lines = tmp_path / "p.csv", tmp_path / "p.jsonl"
+    table.write_text('file,prompt\nx.mp4,"a red\nring"\n', encoding="utf-8")
+    lines.write_text('{"file": "x.mp4", "prompt": "a red\u2028ring"}\n', encoding="utf-8")
+    assert read_prompts(table) == {"x.mp4": Origin("a red\nring")}
+    assert read_prompts(lines) == {"x.mp4": Origin("a red\u2028ring")}
+
+
 @pytest.mark.parametrize(
     ("given", "clip"), [("a/x.mp4", "a/x.mp4"), ("x.mp4", "b/x.mp4"), ("x", "b/x.webm"), ("c/x.gif", "x.mp4")]
 )

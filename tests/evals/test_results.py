@@ -70,6 +70,7 @@ VALUES = [0.1, 0.9, 0.4, 0.7, 0.2, 0.8]
         (0.05, "lower", "worse"),
         (-0.05, "higher", "worse"),
         (0.05, "target", "differs"),
+        (0.05, "descriptive", "differs"),
         (0.0, "higher", "no difference shown"),
     ],
 )

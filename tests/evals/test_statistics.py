@@ -23,6 +23,11 @@ def test_interval_of_a_mean_covers(rng):
     assert 0.92 <= share <= 0.98
 
 
+@pytest.mark.parametrize("n", [2, 3, 5, 7])
+def test_interval_of_a_mean_of_few_covers(rng, n):
+    assert 0.92 <= covered([statistics.mean(row) for row in rng.normal(size=(TRIALS, n))], 0.0) <= 0.98
+
+
 def test_interval_of_a_paired_difference_covers_and_is_narrower_than_apart(rng):
     easy = rng.normal(0, 5, size=(TRIALS, 32))
     a, b = easy + rng.normal(0.5, 1, easy.shape), easy + rng.normal(0, 1, easy.shape)

@@ -284,6 +284,13 @@ def test_something_must_be_shown(saved_pipeline: Path, tmp_path: Path) -> None:
     assert "error: nothing says what the video shows: give a PROMPT" in result.stderr
 
 
+def test_it_is_said_once_what_is_shown(saved_pipeline: Path, tmp_path: Path) -> None:
+    words = ("generate", PROMPT, "--prompts", f"0:{PROMPT}", "--seconds", 3, "-o", tmp_path / "clip.mp4")
+    result = invoke(*words, "--model", saved_pipeline)
+    assert result.exit_code == 2
+    assert "both say what the video shows" in result.stderr
+
+
 def test_no_traceback_at_the_door(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "magic141", "generate", PROMPT, "-o", "clip.mp4", "--frames", "30"]
     root = Path(__file__).parents[2]

@@ -103,6 +103,11 @@ def test_text_to_image_to_video(pipe: Magic141Pipeline, calls: list[dict[str, Te
         assert call["encoder_hidden_states"].shape[1] == IMAGE_TOKENS + USUAL_LENGTH
 
 
+def test_an_array_seen_backwards_is_an_image() -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    assert torch.equal(as_pixels(frame[..., ::-1], 1, 64, 64), as_pixels(frame[..., ::-1].copy(), 1, 64, 64))
+
+
 @given(steps=st.integers(1, 6), shift=st.floats(0.2, 8), seed=st.integers(0, 99))
 @settings(same_pipe, max_examples=10)
 def test_known_frame(pipe: Magic141Pipeline, steps: int, shift: float, seed: int) -> None:

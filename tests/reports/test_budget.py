@@ -8,7 +8,7 @@ from reports.build import build
 from reports.load import load
 from reports.metrics import metrics
 from reports.rows import rows
-from reports.settings import clip_seconds, command, front, python, settings
+from reports.settings import command, front, python, settings
 
 OURS = {"model": "lab", "guidance_scale": 2.0, "shift": 1.0, "precision": "fp32", "task": "text to video"}
 
@@ -81,14 +81,14 @@ def test_a_batch_costs_its_share(make, tmp_path):
     one, four = rows(
         load([make.run(tmp_path / "r", [make.record(knobs={"batch_size": size}) for size in (1, 4)])])
     )
-    assert clip_seconds(four) == pytest.approx(clip_seconds(one) / 4)
+    assert four.clip_seconds == pytest.approx(one.clip_seconds / 4)
 
 
 def test_settings_say_how_to_ask_for_them(found):
     rows_ = {one.row.system: one.row for one in found[1]}
     assert command(rows_["four"]) == (
-        "python -m magic141 generate 'a small red ring' -o clip.mp4 --model lab --steps 4 --guidance 2 --shift 1 "
-        "--precision float32"
+        "python -m magic141 generate 'a small red ring drifting left over dark stripes' -o clip.mp4 "
+        "--model lab --steps 4 --guidance 2 --shift 1 --precision float32"
     )
     first, second = command(rows_["small"]).splitlines()
     assert first.endswith("sparsify --model lab --sparsity structured-0.5 -o ./lab-structured-0.5")
@@ -114,6 +114,25 @@ def test_long_video_and_strangers_have_their_own_commands(make, tmp_path):
     for row in (whole, stranger):
         assert command(row) == row.record.command
         assert python(row) == ""
+
+
+def test_a_clip_at_once_and_a_criterion_are_asked_for(make, tmp_path):
+    at_once = make.record("at once", 4, knobs=OURS | {"task": "text to video at once"})
+    chosen = {
+        "sparsity": "structured-0.5",
+        "criterion": "taylor",
+        "num_frames": 17,
+        "image_guidance_scale": 3.0,
+    }
+    pruned = make.record("pruned", 4, knobs=OURS | chosen)
+    first, second = rows(load([make.run(tmp_path / "run", [at_once, pruned])]))
+    assert command(first) == first.record.command
+    assert "factorised=False" in python(first)
+    sparsify, generate = command(second).splitlines()
+    assert "--sparsity structured-0.5 --criterion taylor -o" in sparsify
+    assert "--frames 17" in generate
+    assert "--image-guidance 3" in generate
+    assert "parse('structured-0.5', 'taylor')" in python(second)
 
 
 def test_the_panel_is_a_table_and_its_script_has_all_it_needs(found, tmp_path):

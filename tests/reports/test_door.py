@@ -30,6 +30,7 @@ def test_the_file_named_latest_stands_for_its_run(make, tmp_path):
         (lambda folder: None, "does not exist"),
         (lambda folder: folder.mkdir(), "is no run: it has no run.json"),
         (lambda folder: folder.write_text("nowhere"), "neither a run folder nor a file that names one"),
+        (lambda folder: folder.write_text("{" * 5000), "neither a run folder nor a file that names one"),
         (lambda folder: folder.write_bytes(b"\xff\xfe"), "neither a run folder nor a file that names one"),
     ],
 )

@@ -58,5 +58,12 @@ def test_the_verdict_prints_the_ceiling_beside_the_gain(found):
     assert said.endswith("with denoising that took no time it would be 10× (Amdahl&rsquo;s ceiling).")
 
 
+def test_what_takes_longer_is_called_slower(make, tmp_path):
+    cells = [cell(make, "teacher", 28, 2.0, 0.7), cell(make, "student", 4, 1.0, 1.9)]
+    shown = rows(load([make.run(tmp_path / "run", cells)]))
+    said = re.sub("<[^>]+>", "", str(verdict(shown, next(iter(metrics(shown)), None))[-1]))
+    assert said.replace("\u2009", " ").startswith("student · 4\u00a0steps is 2× slower [1.78 – 2.25] than")
+
+
 def test_without_a_student_there_is_nothing_to_compare(make, tmp_path):
     assert not speed_ups(rows(load([make.run(tmp_path / "run", make.sweep())])))

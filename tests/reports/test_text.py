@@ -52,6 +52,7 @@ def test_seconds_keep_their_magnitude(value):
 
 def test_interval_of_seconds_is_in_the_unit_of_the_median():
     assert text.seconds(0.0812, 0.0712, 0.0912) == "81\u00a0ms"
+    assert text.seconds(179.7) == "3 min 00 s"
     assert text.seconds_interval(0.0812, 0.0712, 0.1112) == "71\u2009–\u2009111\u00a0ms"
     assert text.seconds_interval(0.5, None, None) == ""
 

@@ -2,6 +2,7 @@ import re
 
 import pytest
 
+from bench.records import MASKED
 from reports.load import load
 from reports.metrics import Point, metrics
 from reports.rows import rows
@@ -84,6 +85,26 @@ def test_failed_and_undefined_scores_do_not_rank(make, tmp_path):
         make.record(steps=8, scores={"fvd-world": undefined}),
     ]
     assert "lab-teacher · 2 steps" in read(make.run(tmp_path / "run", cells))[0]
+
+
+def test_zeros_that_save_nothing_are_not_the_cheapest(make, tmp_path):
+    cells = [cell(make, 2, 1.0, 0.2, flags=(MASKED,)), cell(make, 8, 1.1, 0.2), cell(make, 28, 0.9, 0.2)]
+    assert "lab-teacher · 8 steps with" in read(make.run(tmp_path / "run", cells))[1]
+
+
+def test_only_equal_work_is_ranked(make, tmp_path):
+    longer = cell(make, 4, 0.1, 0.01, knobs={"seconds": 60.0})
+    pictured = cell(make, 4, 0.2, 0.01, knobs={"task": "image to video"}, system="pictured")
+    truth = cell(make, None, 0.0, 0.1, system="truth", role="reference")
+    cells = [longer, pictured, cell(make, 8, 1.1, 0.2), cell(make, 28, 1.0, 0.2), truth]
+    (main,) = metrics(rows(load([make.run(tmp_path / "run", cells)])))
+    assert [point.row.steps for point in main.comparable().systems] == [8, 28]
+    assert len(main.comparable().references) == 1
+
+
+def test_a_batch_is_as_fast_as_its_share_of_a_clip(make, tmp_path):
+    cells = [cell(make, 8, 1.0, 0.2), cell(make, 28, 1.1, 0.2, knobs={"batch_size": 8})]
+    assert "is lab-teacher · 28 steps" in read(make.run(tmp_path / "run", cells))[1]
 
 
 def test_slower_than_playback_is_said(make, tmp_path):

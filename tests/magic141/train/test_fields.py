@@ -75,6 +75,13 @@ def test_guidance_is_the_line_through_both_answers(transformer, batch, empty, sc
     torch.testing.assert_close(guided(transformer, batch, empty, scale)(noisy(), t), u + scale * (c - u))
 
 
+def test_the_empty_text_is_as_long_as_the_captions_are(transformer, batch, empty):
+    longer = tuple(torch.cat([part, part], dim=1) for part in (empty[0],)) + empty[1:]
+    t = torch.tensor([0.2, 0.7, 1.0]).double()
+    found, expected = (guided(transformer, batch, text, 2.0)(noisy(), t) for text in (longer, empty))
+    torch.testing.assert_close(found, expected)
+
+
 def test_features_are_of_unknown_frames_alone(transformer, batch):
     found = features(transformer, batch, noisy(), torch.full((3,), 0.5).double(), 2)
     assert found.shape == (3, 2 * 4, 32)

@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,7 @@ import torch
 from magic141.autoencoder import AutoencoderMagic141
 from magic141.conditioning import make_text_image_model
 from magic141.data.render import masks
+from magic141.errors import InputError
 from magic141.train.latents import CLIPS, LONG, WORLD, SetSpec, coverage, encode_set
 
 
@@ -39,6 +42,18 @@ def test_an_interrupted_encoding_goes_on_where_it_stopped(tmp_path, encoders):
     assert fragile.calls == 4  # the two finished batches are not encoded again
     np.testing.assert_allclose(again.latents, whole.latents, atol=0.02)
     np.testing.assert_array_equal(again.cover, whole.cover)
+
+
+def test_latents_of_other_weights_are_not_mixed(tmp_path, encoders):
+    vae, clip = encoders
+    encode_set(tmp_path, SetSpec("clips", 2, 0), 2, vae, clip, batch=2)
+    rounded = copy.deepcopy(vae).half().float()
+    assert len(encode_set(tmp_path, SetSpec("clips", 2, 0), 2, rounded, clip, batch=2)) == 2  # as packed
+    other = copy.deepcopy(vae)
+    next(other.parameters()).data += 0.1
+    for count in (2, 4):
+        with pytest.raises(InputError, match="holds latents of other weights"):
+            encode_set(tmp_path, SetSpec("clips", 2, 0), count, other, clip, batch=2)
 
 
 def test_a_set_grows_and_keeps_its_rows(tmp_path, encoders):

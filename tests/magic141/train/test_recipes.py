@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -51,6 +52,21 @@ def test_stages_that_start_from_nothing_say_so(tmp_path):
 def test_only_the_transformer_is_compiled(stage, tmp_path):
     with pytest.raises(InputError, match=f"--compile: stage '{stage}' trains no transformer"):
         recipes.STAGES[stage](recipes.Run(out=tmp_path, budget=1.0, samples=1, compile=True))
+
+
+def test_a_pruned_model_is_no_start(tmp_path):
+    with pytest.raises(InputError, match="pruned already"):
+        recipes.train_t2i(recipes.Run(out=tmp_path, budget=1.0, samples=1, initial="lab-p60"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("changed", [{"seed": 1}, {"initial": "lab"}])
+def test_a_run_from_other_weights_is_not_resumed(tmp_path, changed):
+    run = recipes.Run(out=tmp_path, budget=1.0, samples=1)
+    run.same_plan("i2v")
+    run.same_plan("i2v")
+    with pytest.raises(InputError, match=f"i2v holds a run with {next(iter(changed))}="):
+        replace(run, **changed).same_plan("i2v")
 
 
 def test_the_clip_stage_has_no_device(tmp_path):

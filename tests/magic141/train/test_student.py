@@ -49,6 +49,15 @@ def test_a_student_of_the_shipped_teacher_ships_without_what_that_ships(tmp_path
         Magic141Pipeline.from_pretrained("lab-student")
 
 
+def test_a_snapshot_of_the_prior_replaces_no_student(tmp_path):
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "snapshot" / student.STUDENT).write_text('{"prior": "both", "step": 3}')
+    (tmp_path / "target").mkdir()
+    with pytest.raises(InputError, match="is a snapshot of `prior`"):
+        student.pack(tmp_path / "snapshot", tmp_path / "target")
+    assert (tmp_path / "target").is_dir()
+
+
 @pytest.mark.slow
 def test_a_student_ships_as_what_it_changes_of_its_teacher(tmp_path, monkeypatch):
     import torch
