@@ -141,3 +141,17 @@ def test_a_tenth_of_captions_is_dropped_for_guidance():
     dropped = torch.isclose(pooled, empty, atol=1e-5).all(1)
     assert 0.05 < dropped.float().mean() < 0.16
     torch.testing.assert_close(tokens[dropped], empty_tokens.expand(int(dropped.sum()), -1, -1))
+
+
+def test_a_tenth_of_captions_is_cut_to_what_says_an_object_at_least():
+    caption = "a small red ring drifting left over dark stripes"
+    sampler = Sampler(make_text_image_model().eval(), make_tokenizer())
+    _, pooled = sampler.encode([caption] * 400, torch.Generator().manual_seed(0))
+    words = caption.split()
+    prefixes = [" ".join(words[:count]) for count in range(4, len(words) + 1)]
+    known = encode_prompt(sampler.clip, sampler.tokenizer, ["", *prefixes], allow_empty=True)[1]
+    which = torch.cdist(pooled, known).argmin(1)
+    torch.testing.assert_close(pooled, known[which], atol=1e-4, rtol=0)
+    cut = (which > 0) & (which < len(prefixes))
+    assert 0.05 < cut.float().mean() < 0.16
+    assert len(which[cut].unique()) > 3
