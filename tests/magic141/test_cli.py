@@ -232,7 +232,8 @@ def test_bad_arguments_are_refused_before_loading(
     (tmp_path / "text.png").write_text("no image")
     before = sorted(tmp_path.iterdir())
     filled = [str(arg).replace("{here}", str(tmp_path)) for arg in args]
-    result = generate(saved_pipeline, tmp_path / "clip.mp4", *filled)
+    prompt = () if "--prompts" in filled else (PROMPT,)
+    result = invoke("generate", *prompt, "-o", tmp_path / "clip.mp4", "--model", saved_pipeline, *filled)
     assert result.exit_code == 2
     assert "error: " in result.stderr
     assert message in result.stderr
