@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bench.records import NOT_MEASURABLE, Memory
 from reports.metrics import Metric, Point
-from reports.rows import STEPS, Row
+from reports.rows import FROM_IMAGE, STEPS, Row
 
 CLI = {
     STEPS: "--steps",
@@ -44,15 +44,19 @@ PROMPT = "a small red ring drifting left over dark stripes"
 
 @dataclass(frozen=True)
 class Setting:
-    """`seconds` a clip: of a batch, its share. `memory` in bytes, None where it cannot be measured."""
+    """`memory` in bytes, None where it cannot be measured."""
 
     point: Point
-    seconds: float
     memory: int | None
 
     @property
     def row(self) -> Row:
         return self.point.row
+
+    @property
+    def seconds(self) -> float:
+        """A clip: of a batch, its share."""
+        return self.point.seconds
 
     def dominates(self, other: Setting) -> bool:
         """No worse in time, memory and quality, and better in one of them. Unknown memory is worse than any."""
@@ -66,7 +70,7 @@ class Setting:
 def settings(metric: Metric) -> list[Setting]:
     """Every system that carries the metric, fastest first, without masked ones."""
     found = [
-        Setting(point, point.seconds, peak(point.row.record.memory))
+        Setting(point, peak(point.row.record.memory))
         for point in metric.systems
         if point.row.record and point.row.record.memory and not point.row.masked
     ]
@@ -136,7 +140,7 @@ def python(row: Row) -> str:
     wanted = [STEPS, "guidance_scale", "image_guidance_scale", "shift", *names]
     arguments = [f"{name}={knobs[name]!r}" for name in wanted if knobs.get(name) is not None]
     arguments += ["factorised=False"] if knobs.get("task") == AT_ONCE else []
-    image = "image=picture, " if knobs.get("task") == "image to video" else ""
+    image = "image=picture, " if knobs.get("task") == FROM_IMAGE else ""
     call = "pipe.stream" if long else "pipe"
     lines.append(f"{'parts' if long else 'result'} = {call}({PROMPT!r}, {image}{', '.join(arguments)})")
     return "\n".join(lines)

@@ -76,7 +76,7 @@ def test_guidance_is_the_line_through_both_answers(transformer, batch, empty, sc
 
 
 def test_the_empty_text_is_as_long_as_the_captions_are(transformer, batch, empty):
-    longer = tuple(torch.cat([part, part], dim=1) for part in (empty[0],)) + empty[1:]
+    longer = (torch.cat([empty[0]] * 2, dim=1), empty[1])
     t = torch.tensor([0.2, 0.7, 1.0]).double()
     found, expected = (guided(transformer, batch, text, 2.0)(noisy(), t) for text in (longer, empty))
     torch.testing.assert_close(found, expected)
