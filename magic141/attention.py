@@ -108,13 +108,17 @@ class QKNorm(nn.Module):
 
     def forward(self, qkv: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Projections qkv (B, S, 3, H, D), rope (N <= S, D / 2, 2) -> q, k and v, each (B, H, S, D)."""
-        if torch.compiler.is_compiling():
+        # Off the CPU too: of the layout that the one operator leaves, cuDNN's attention fails to go back (torch 2.11).
+        if torch.compiler.is_compiling() or qkv.device.type != "cpu":
             return _norm_rotate(qkv, self.weight, rope)
         return _NormRotate.apply(qkv, self.weight, rope)
 
 
 def _norm_rotate(qkv: Tensor, weight: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What `_NormRotate` computes, for a compiler to fuse; of its backward pass inductor made NaN (torch 2.14, CPU)."""
+    """What `_NormRotate` computes, for accelerators, and for a compiler to fuse.
+
+    (Of the other's backward pass inductor made NaN: torch 2.14, CPU.)
+    """
     wide = qkv[:, :, :2].to(torch.promote_types(qkv.dtype, torch.float32))
     wide = wide * torch.rsqrt(wide.float().pow(2).mean(-1, keepdim=True) + NORM_EPS) * weight[:, None]
     a, b = wide[:, : len(rope)].float().unflatten(-1, (-1, 2)).unbind(-1)

@@ -12,8 +12,8 @@ from torch import Tensor
 from magic141.pipeline import Magic141Pipeline
 from magic141.scheduler import FewStepScheduler, interpolate
 from magic141.train import i2v
-from magic141.train.fields import draw, field, step_times
-from magic141.train.flow import Batch, Sampler, times
+from magic141.train.fields import field, step_times
+from magic141.train.flow import Batch, Sampler, normal, times
 from magic141.train.latents import CLIPS, IMAGES, LONG, WORLD, encode_sets
 from magic141.transformer import Magic141Transformer3DModel
 
@@ -54,7 +54,7 @@ def losses_on(batches: list[Batch], fixed: Tensor | None = None, seed: int = 0) 
         def flow(model: Magic141Transformer3DModel) -> Tensor:
             generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
             t = asked(len(batch.latents), i2v.SHIFT, fixed, generator).to(batch.latents.device)
-            eps = draw(batch.latents, generator)
+            eps = normal(batch.latents, generator)
             with torch.autocast(t.device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16):
                 v = field(model, batch)(interpolate(batch.latents, eps, t), t)
             return (v - (eps - batch.latents))[:, :, batch.known :].square().mean()

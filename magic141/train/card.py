@@ -74,7 +74,7 @@ weights: leave it at 1, the default of this folder. Use {steps} steps, with {sam
 | guidance of the teacher | {guidance} |
 | shift of the times | {shift} |
 | stored | {stored} |
-| updates, samples, minutes | {step:,}, {samples:,}, {minutes:.0f} |
+| updates, samples, minutes | {seen} |
 
 ## Training
 
@@ -96,7 +96,7 @@ The weights `{dense}` pruned to {size:.3f} of the transformer's parameters, then
 |---|---|
 | pruned | {sparsity} by {criterion} |
 | weight of the flow matching loss | {flow} |
-| updates, samples, minutes | {step:,}, {samples:,}, {minutes:.0f} |
+| updates, samples, minutes | {seen} |
 
 ## Training
 
@@ -121,7 +121,7 @@ def write_student_card(facts: dict[str, Any], trained: dict[str, Any] | None, pa
         "name": path.parent.name,
         "sampler": sampler,
         "tasks": ", ".join(facts.get("tasks", ())),
-        "minutes": facts["seconds"] / 60,
+        "seen": f"{_counted(facts['step'])}, {_counted(facts['samples'])}, {facts['seconds'] / 60:.0f}",
     }
     run = "The run has not ended; this is a student on its way.\n"
     if trained is not None:
@@ -130,6 +130,11 @@ def write_student_card(facts: dict[str, Any], trained: dict[str, Any] | None, pa
     partial = path.with_suffix(".partial")
     partial.write_text(head.format(**shown) + run + "\n" + kept, "utf-8", newline="\n")
     partial.replace(path)
+
+
+def _counted(number: int | None) -> str:
+    """None is of a run that was cut off before it wrote its record."""
+    return "not recorded" if number is None else f"{number:,}"
 
 
 def facts_of(run: Path, kept: Path) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from magic141.scheduler import interpolate
-from magic141.train.fields import Field, Text, draw, field, guided
-from magic141.train.flow import Batch, times
+from magic141.train.fields import Field, Text, field, guided
+from magic141.train.flow import Batch, normal, times
 from magic141.transformer import Magic141Transformer3DModel
 
 
@@ -43,7 +43,7 @@ def loss(
 ) -> dict[str, Tensor]:
     """Mean square of `student - target` at noised data x0 (B, 16, t, h, w), over the unknown frames."""
     t = times(len(x0), shift, generator).to(x0.device)
-    x_t = interpolate(x0, draw(x0, generator), t)
+    x_t = interpolate(x0, normal(x0, generator), t)
     with torch.no_grad():
         aim = target(x_t, t)
     error = (student(x_t, t) - aim)[:, :, known:].square().mean()

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from magic141.scheduler import interpolate, shift_time
-from magic141.train.fields import Field, Text, data, draw, field, guided
-from magic141.train.flow import Batch
+from magic141.train.fields import Field, Text, data, field, guided
+from magic141.train.flow import Batch, normal
 from magic141.transformer import Magic141Transformer3DModel
 
 HUBER = 0.03
@@ -72,7 +72,7 @@ def loss(
     grid = shift_time(torch.linspace(1, 0, steps + 1), shift).to(x0.device)
     place = torch.randint(steps, (len(x0),), generator=generator).to(x0.device)
     now, then = grid[place], grid[place + 1]
-    x_now = interpolate(x0, draw(x0, generator), now)
+    x_now = interpolate(x0, normal(x0, generator), now)
     with torch.no_grad():
         x_then = x_now + (then - now).view(-1, 1, 1, 1, 1) * teacher(x_now, now)
         # The last step ends on data: there is nothing left to predict, and no field at time 0.

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from magic141.scheduler import interpolate, shift_time
-from magic141.train.fields import Field, Text, data, draw, features, field, guided, simulate, step_times
-from magic141.train.flow import Batch
+from magic141.train.fields import Field, Text, data, features, field, guided, simulate, step_times
+from magic141.train.flow import Batch, normal
 from magic141.transformer import Magic141Transformer3DModel
 
 TIME_RANGE = (0.02, 0.98)
@@ -82,12 +82,12 @@ class Dmd2(nn.Module):
         # The student generates: some of its steps without gradient, the last with (on its own turn).
         student = field(self.student, batch)
         exit_step = int(torch.randint(self.recipe.num_inference_steps, (), generator=generator))
-        x_t, t = simulate(student, draw(batch.latents, generator), self.times, exit_step, generator)
+        x_t, t = simulate(student, normal(batch.latents, generator), self.times, exit_step, generator)
         with torch.set_grad_enabled(students_turn):
             x0 = data(student, x_t, t)
 
         t = score_times(len(x0), self.recipe.shift, generator).to(x0.device)
-        noise = draw(x0, generator)
+        noise = normal(x0, generator)
         noisy = interpolate(x0, noise, t)
         if students_turn:
             with torch.no_grad():

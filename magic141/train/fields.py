@@ -15,7 +15,7 @@ from torch import Tensor
 
 from magic141.conditioning import known_channels, prior, visible
 from magic141.scheduler import interpolate, shift_time
-from magic141.train.flow import Batch
+from magic141.train.flow import Batch, normal
 from magic141.transformer import Magic141Transformer3DModel, Magic141TransformerOutput
 
 Field = Callable[[Tensor, Tensor], Tensor]
@@ -94,7 +94,7 @@ def simulate(
     with torch.no_grad():
         for now, then in itertools.pairwise(times[: exit_step + 1]):
             x0 = data(of, x_t, now.expand(len(noise)))
-            x_t = interpolate(x0, draw(noise, generator), then.expand(len(noise)))
+            x_t = interpolate(x0, normal(noise, generator), then.expand(len(noise)))
     return x_t, times[exit_step].expand(len(noise))
 
 
@@ -121,8 +121,3 @@ def _run(
         continuation=batch.continuation,
         feature_layers=layers,
     )
-
-
-def draw(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal noise of the shape of `like`, where that is; drawn on the CPU, so that devices agree."""
-    return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)

@@ -88,10 +88,10 @@ class Denoiser(nn.Module):
         """
         x0 = batch.latents
         t = times(len(x0), shift, generator).to(x0.device)
-        eps = torch.randn(x0.shape, generator=generator).to(x0.device)
+        eps = normal(x0, generator)
         clean = x0[:, :, : batch.known]
         strength = condition_noise * torch.rand(len(x0), 1, 1, 1, 1, generator=generator)
-        shown = clean + (strength * torch.randn(clean.shape, generator=generator)).to(x0.device)
+        shown = clean + strength.to(x0.device) * normal(clean, generator)
         x_t = interpolate(x0, eps, t)
         kind = self.transformer.config.image_condition_type
         image_tokens, seen = visible(kind, batch.image_tokens, shown)
@@ -211,4 +211,15 @@ class Sampler:
 
 def noised_tokens(tokens: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     """Image tokens with noise: at generation the image is generated, not true."""
-    return unit(tokens + strength * torch.randn(tokens.shape, generator=generator).to(tokens.device))
+    return unit(tokens + strength * normal(tokens, generator))
+
+
+def normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal noise of the shape of `like`, where that is, from a generator of the CPU.
+
+    An accelerator draws its own from a seed of that generator: to draw on the CPU takes longer than a pass there.
+    """
+    if like.device.type != "cpu":
+        seed = int(torch.randint(1 << 62, (), generator=generator))
+        generator = torch.Generator(like.device).manual_seed(seed)
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)

@@ -107,7 +107,7 @@ def fit(
     keep: Callable[[Model, Progressed], None] | None = None,
 ) -> tuple[Model, Progressed]:
     """Train `model` in place, on the device of `settings`, and return the exponential moving average of its weights on
-    the CPU, and what was seen. Generators are of the CPU, so that every device draws the same numbers.
+    the CPU, and what was seen. Generators are of the CPU, so that every device takes the same rows at the same times.
 
     Resumes from `settings.out / "checkpoint.pt"` where that exists; interrupting loses at most a few minutes.
     The loss curve goes to `loss.jsonl` beside it, one line every ten steps; a term that a step lacks keeps its last.

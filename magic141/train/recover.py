@@ -21,8 +21,8 @@ from magic141.sparsify import CRITERIA, PRUNED, apply, parse
 from magic141.sparsify.structured import check_whole
 from magic141.train import i2v
 from magic141.train.calibrate import BATCHES, asked, first_batches, losses_on
-from magic141.train.fields import Field, draw, field, step_times
-from magic141.train.flow import Batch, Sampler
+from magic141.train.fields import Field, field, step_times
+from magic141.train.flow import Batch, Sampler, normal
 from magic141.train.latents import CLIPS, IMAGES, LONG, WORLD, encode_sets
 from magic141.train.loop import Progressed, Settings, autocast, fit
 from magic141.train.student import same_plan, store
@@ -129,7 +129,7 @@ def loss(
     x0 (B, 16, t, h, w) noised to times t (B,).
     """
     t = t.to(x0.device)
-    eps = draw(x0, generator)
+    eps = normal(x0, generator)
     x_t = interpolate(x0, eps, t)
     with torch.no_grad():
         aim = dense(x_t, t)
@@ -142,7 +142,7 @@ def _worn(batch: Batch, generator: torch.Generator) -> Batch:
     """`batch` with noise on its given frames, as in stage `i2v`: at generation they are generated, not true."""
     shown = batch.latents.clone()
     strength = i2v.CONDITION_NOISE * torch.rand(len(shown), 1, 1, 1, 1, generator=generator)
-    shown[:, :, : batch.known] += strength.to(shown.device) * draw(shown[:, :, : batch.known], generator)
+    shown[:, :, : batch.known] += strength.to(shown.device) * normal(shown[:, :, : batch.known], generator)
     return replace(batch, latents=shown)
 
 

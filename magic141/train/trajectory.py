@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from magic141.scheduler import shift_time
-from magic141.train.fields import Field, Text, data, draw, euler, field, guided, step_times
-from magic141.train.flow import Batch
+from magic141.train.fields import Field, Text, data, euler, field, guided, step_times
+from magic141.train.flow import Batch, normal
 from magic141.transformer import Magic141Transformer3DModel
 
 
@@ -44,7 +44,7 @@ class TrajectoryRegression(nn.Module):
 
     def forward(self, step: int, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         target = guided(self._teacher[0], batch, self.empty, self.guidance_scale)
-        noise = draw(batch.latents, generator)
+        noise = normal(batch.latents, generator)
         states = trajectory(target, noise, self.steps, self.stride, self.shift)
         return loss(field(self.student, batch), states, step_times(self.steps, self.shift), batch.known)
 

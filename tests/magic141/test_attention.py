@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from magic141.attention import QKNorm, _norm_rotate
+from magic141.attention import Attention, QKNorm, _norm_rotate
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 0.05}
 
@@ -28,3 +28,13 @@ def test_what_is_compiled_is_what_runs_without_a_compiler(dtype, turned):
     for a, b in zip(ours, plain, strict=True):
         assert a.dtype == b.dtype
         torch.testing.assert_close(a.double(), b.double(), atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+@pytest.mark.gpu
+def test_an_accelerator_goes_back_through_attention_in_bfloat16():
+    """cuDNN's attention refuses the layout that the CPU's operator leaves."""
+    norm, rope = QKNorm(64).cuda(), torch.zeros(20, 32, 2, device="cuda")
+    qkv = torch.randn(8, 24, 3, 4, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    Attention()(*norm(qkv, rope)).float().square().sum().backward()
+    assert qkv.grad.isfinite().all()
+    assert qkv.grad.abs().max() > 0
