@@ -136,6 +136,8 @@ def _dial(pair: Callable[..., tuple[Lines, Lines]], id: str, claim: str, protoco
 
 STEP_COUNTS = (1, 2, 4, 8, 16, 28, 56)
 TEST_TASK = "image to video"
+DECIDING = ((TEACHER, STEPS), (TEACHER, 56), (STUDENT, STEPS))
+"""Models and steps whose trials decide about the shipped student."""
 
 
 def table_trial(scale: Scale, model: str, steps: int) -> Evaluate:
@@ -145,12 +147,15 @@ def table_trial(scale: Scale, model: str, steps: int) -> Evaluate:
 
 
 def step_table(scale: Scale) -> list[Item]:
+    """The trials that decide come first, so that a run cut short has its verdicts."""
     few = [steps for steps in STEP_COUNTS if steps <= 8]
-    return [
+    deciding = (table_trial(scale, model, steps) for model, steps in DECIDING)
+    rest = [
         *(table_trial(scale, TEACHER, steps) for steps in STEP_COUNTS),
         *(table_trial(scale, STUDENT, steps) for steps in few),
         *(table_trial(scale, f"{STUDENT}-{method}", STEPS) for method in METHODS[1:]),
     ]
+    return unique([*deciding, *rest])
 
 
 def spread_trial(scale: Scale, model: str, steps: int) -> Evaluate:
@@ -180,10 +185,7 @@ def _student(
 
 
 def _table_names(scale: Scale) -> tuple[str, str, str]:
-    return tuple(
-        table_trial(scale, model, steps).name
-        for model, steps in ((TEACHER, STEPS), (TEACHER, 56), (STUDENT, STEPS))
-    )  # type: ignore[return-value]
+    return tuple(table_trial(scale, model, steps).name for model, steps in DECIDING)  # type: ignore[return-value]
 
 
 def _table_sample(scale: Scale) -> str:

@@ -217,9 +217,10 @@ def noised_tokens(tokens: Tensor, strength: float, generator: torch.Generator) -
 def normal(like: Tensor, generator: torch.Generator) -> Tensor:
     """Standard normal noise of the shape of `like`, where that is, from a generator of the CPU.
 
-    An accelerator draws its own from a seed of that generator: to draw on the CPU takes longer than a pass there.
+    CUDA draws its own from a seed of that generator: to draw on the CPU takes longer than a pass there.
     """
-    if like.device.type != "cpu":
-        seed = int(torch.randint(1 << 62, (), generator=generator))
-        generator = torch.Generator(like.device).manual_seed(seed)
-    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+    if not like.is_cuda:
+        return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
+    seed = int(torch.randint(1 << 62, (), generator=generator))
+    own = torch.Generator(like.device).manual_seed(seed)
+    return torch.randn(like.shape, generator=own, dtype=like.dtype, device=like.device)

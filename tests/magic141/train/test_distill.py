@@ -101,7 +101,7 @@ def test_a_killed_and_resumed_run_gives_the_weights_of_an_uninterrupted_one(meth
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_numbers_are_drawn_on_the_cpu_and_used_where_the_data_are(method):
+def test_numbers_are_used_where_the_data_are(method):
     """The meta device refuses a tensor of another device as an accelerator does, and needs none."""
     student, teacher = (small().to("meta") for _ in range(2))
     empty = tuple(part.to("meta") for part in EMPTY)
