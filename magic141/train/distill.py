@@ -31,6 +31,7 @@ from magic141.train.flow import Batch, Sampler
 from magic141.train.i2v import FRAMES, IMAGES_PER_CLIP
 from magic141.train.latents import CLIPS, IMAGES, LONG, LatentSet, SetSpec, encode_sets
 from magic141.train.loop import Progressed, Settings, autocast, fit
+from magic141.train.resident import sampler_on
 from magic141.train.student import same_plan, store
 from magic141.train.trajectory import TrajectoryRegression
 from magic141.transformer import Magic141Transformer3DModel
@@ -181,7 +182,7 @@ def run(
     world = World(stated=plan.stated, events=plan.events)
     specs = [TASKS[task].source for task in plan.tasks]
     sets = encode_sets(latents, specs, stored, world, pipe.vae.to(device), pipe.text_encoder.to(device))
-    sampler = Sampler(pipe.text_encoder, pipe.tokenizer, device, dropped=0.0)
+    sampler = sampler_on(device, pipe.text_encoder, pipe.tokenizer, dropped=0.0)
     draw = drawing(sampler, sets, settings.batch_size)
     # All its tokens: `guided` takes as many as the batch's captions have.
     empty = encode_ids(pipe.text_encoder, tokenize(pipe.tokenizer, [""]), trim=False)

@@ -166,10 +166,7 @@ class Sampler:
         image_tokens: bool = True,
     ) -> Batch:
         """`count` windows of `frames` latent frames, `known` of them given; from frame 0, or from `inside`."""
-        rows = torch.randint(len(source), (count,), generator=generator)
-        offsets = torch.zeros(count, dtype=torch.long)
-        if inside:
-            offsets = torch.randint(1, source.spec.latent_frames - frames + 1, (count,), generator=generator)
+        rows, offsets = self.places(source, count, generator, frames, inside)
         index = offsets[:, None] + torch.arange(frames)
         where = (rows[:, None].numpy(), index.numpy())
         captions = [
@@ -186,6 +183,16 @@ class Sampler:
             image_tokens=self._tensor(source.image_tokens[rows.numpy()]) if image_tokens else None,
             cover=self._tensor(source.cover[where]) / 255,
         )
+
+    @staticmethod
+    def places(
+        source: LatentSet, count: int, generator: torch.Generator, frames: int, inside: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Rows (count,) of a set, and in each the latent frame at which its window begins."""
+        rows = torch.randint(len(source), (count,), generator=generator)
+        if not inside:
+            return rows, torch.zeros(count, dtype=torch.long)
+        return rows, torch.randint(1, source.spec.latent_frames - frames + 1, (count,), generator=generator)
 
     def encode(self, captions: list[str], generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Text tokens and pooled text, a share of them of the empty caption instead, or of the first words."""

@@ -17,10 +17,11 @@ from magic141.data.world import World
 from magic141.pipeline import Magic141Pipeline
 from magic141.presets import LAB
 from magic141.scheduler import FlowMatchScheduler
-from magic141.train.flow import Denoiser, Sampler, noised_tokens
+from magic141.train.flow import Denoiser, noised_tokens
 from magic141.train.i2v import CONDITION_NOISE, FRAMES, SHIFT
 from magic141.train.latents import CLIPS, encode_sets
 from magic141.train.loop import Progressed, Settings, autocast, fit
+from magic141.train.resident import sampler_on
 from magic141.train.student import same_plan, store
 
 KINDS = {"both": "latent_concat", "latent": "latent_only", "tokens": "tokens_only"}
@@ -46,7 +47,7 @@ def run(
     pipe = Magic141Pipeline.from_pretrained(base)
     vae, clip = pipe.vae.to(settings.device), pipe.text_encoder.to(settings.device)
     clips = encode_sets(latents, [CLIPS], stored, world, vae, clip)[CLIPS.name]
-    sampler = Sampler(clip, pipe.tokenizer, settings.device)
+    sampler = sampler_on(settings.device, clip, pipe.tokenizer)
 
     def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         batch = sampler.draw(clips, settings.batch_size, generator, frames=FRAMES, known=1)

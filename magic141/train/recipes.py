@@ -28,6 +28,7 @@ from magic141.train.card import facts_of, write_card
 from magic141.train.flow import Denoiser, Sampler
 from magic141.train.latents import CLIPS, IMAGES, LONG, WORLD, LatentSet, SetSpec, encode_sets
 from magic141.train.loop import Progressed, Settings
+from magic141.train.resident import sampler_on
 from magic141.train.student import same_plan
 
 CLIPS_STORED = 12_000
@@ -75,7 +76,7 @@ class Run:
         same_plan(self.out / stage, {"initial": self.initial, "seed": self.seed})
 
     def sampler(self) -> Sampler:
-        return Sampler(_clip(self.out), make_tokenizer(), self.device)
+        return sampler_on(self.device, _clip(self.out), make_tokenizer())
 
 
 def train_vae(run: Run) -> Progressed:

@@ -22,9 +22,10 @@ from magic141.sparsify.structured import check_whole
 from magic141.train import i2v
 from magic141.train.calibrate import BATCHES, asked, first_batches, losses_on
 from magic141.train.fields import Field, field, step_times
-from magic141.train.flow import Batch, Sampler, normal
+from magic141.train.flow import Batch, normal
 from magic141.train.latents import CLIPS, IMAGES, LONG, WORLD, encode_sets
 from magic141.train.loop import Progressed, Settings, autocast, fit
+from magic141.train.resident import sampler_on
 from magic141.train.student import same_plan, store
 from magic141.transformer import Magic141Transformer3DModel
 
@@ -76,7 +77,7 @@ def run(plan: Plan, settings: Settings, latents: Path, dense: Path, stored: int)
     same_plan(settings.out, asked)
     vae, text_encoder = pipe.vae.to(settings.device), pipe.text_encoder.to(settings.device)
     sets = encode_sets(latents, (IMAGES, CLIPS, LONG), stored, WORLD, vae, text_encoder)
-    sampler = Sampler(text_encoder, pipe.tokenizer, settings.device)
+    sampler = sampler_on(settings.device, text_encoder, pipe.tokenizer)
     images, clips, long = (sets[spec.name] for spec in (IMAGES, CLIPS, LONG))
     batches = i2v.drawing(sampler, images, clips, long, settings.batch_size)
     fixed = step_times(plan.steps, pipe.scheduler.config.shift)[:-1] if plan.steps else None

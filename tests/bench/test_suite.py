@@ -219,9 +219,10 @@ def test_shipped_suites_are_valid(path: Path) -> None:
 
 def test_quick_and_full_ask_for_the_same_settings() -> None:
     quick, full = read(SUITES / "lab.yaml"), read(SUITES / "lab-full.yaml")
-    for name in ("teacher", "truth", "static", "noise"):
+    for name in ("teacher", "student", "truth", "static", "noise"):
         assert full.systems[name] == quick.systems[name]
-    assert full.systems["teacher from truth"].points == quick.systems["teacher"].points
+    for name in ("teacher", "student"):
+        assert full.systems[f"{name} from truth"].points == quick.systems[name].points
     assert (quick.metrics, quick.seeds) == (full.metrics, full.seeds)
     steps = [point["num_inference_steps"] for point in quick.systems["teacher"].points]
     assert steps == [2, 4, 8, 16, 28, 56]
