@@ -1,6 +1,8 @@
 import json
 
-from magic141.train.card import SCORES, facts_of, write_card
+import pytest
+
+from magic141.train.card import SCORES, facts_of, write_card, write_student_card
 
 FACTS = {
     "stage": "vae",
@@ -72,3 +74,12 @@ def test_a_run_whose_first_stage_went_on_is_added_whole(tmp_path):
     assert [(facts["stage"], facts["samples"]) for facts in stages] == [
         ("t2i", FACTS["samples"]), ("t2i", 9), ("i2v", FACTS["samples"]), ("i2v", 7),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("step", "seen"), [(1234, "1,234, 1,234, 2"), (None, "not recorded, not recorded, 2")]
+)
+def test_a_student_states_what_it_saw_where_its_run_lived_to_say_so(tmp_path, step, seen):
+    facts = {"method": "dmd2", "tasks": ["image-to-video"], "steps": 4, "guidance": 2.0, "shift": 1.0}
+    write_student_card(facts | {"step": step, "samples": step, "seconds": 90.0}, None, tmp_path / "README.md")
+    assert f"| updates, samples, minutes | {seen} |" in (tmp_path / "README.md").read_text("utf-8")

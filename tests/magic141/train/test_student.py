@@ -27,7 +27,7 @@ def test_a_student_of_the_shipped_teacher_ships_without_what_that_ships(tmp_path
     trained = {"seed": 0, "machine": "m", "commit": "c" * 40, "command": "python -m magic141.train distill"}
     (run / "card.json").write_text(json.dumps(trained))
     monkeypatch.setenv("MAGIC141_WEIGHTS", str(tmp_path / "own"))
-    target = tmp_path / "own" / "lab-student"
+    target = tmp_path / "own" / "own-student"
     target.parent.mkdir()
     for _ in range(2):  # packing again replaces it, and keeps the scores of its card
         student.pack(made, target)
@@ -36,8 +36,8 @@ def test_a_student_of_the_shipped_teacher_ships_without_what_that_ships(tmp_path
     assert (target / "README.md").read_text().count("measured") == 2
     assert "image-to-video, text-to-image" in (target / "README.md").read_text()
     assert not (target / "vae").exists()
-    assert set(weights.presets()) == shipped | {"lab-student"}
-    pipe = Magic141Pipeline.from_pretrained("lab-student")
+    assert set(weights.presets()) == shipped | {"own-student"}
+    pipe = Magic141Pipeline.from_pretrained("own-student")
     for part in ("vae", "text_encoder", "transformer"):
         ours, theirs = (getattr(each, part).state_dict() for each in (pipe, teacher))
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -46,7 +46,7 @@ def test_a_student_of_the_shipped_teacher_ships_without_what_that_ships(tmp_path
     (target / weights.SHARED).write_text(json.dumps(facts | {"sha256": {"vae/config.json": "0" * 64}}))
     weights.seal(target)
     with pytest.raises(weights.WeightsCorrupt, match="pack it anew"):
-        Magic141Pipeline.from_pretrained("lab-student")
+        Magic141Pipeline.from_pretrained("own-student")
 
 
 def test_a_snapshot_of_the_prior_replaces_no_student(tmp_path):
