@@ -166,33 +166,34 @@ class Sampler:
         image_tokens: bool = True,
     ) -> Batch:
         """`count` windows of `frames` latent frames, `known` of them given; from frame 0, or from `inside`."""
-        rows, offsets = self.places(source, count, generator, frames, inside)
-        index = offsets[:, None] + torch.arange(frames)
-        where = (rows[:, None].numpy(), index.numpy())
-        captions = [
-            source.caption(row, max(4 * offset - 3, 0))
-            for row, offset in zip(rows.tolist(), offsets.tolist(), strict=True)
-        ]
-        tokens, pooled = self.encode(captions, generator)
+        begins = source.spec.latent_frames - frames + 1 if inside else 1
+        rows = torch.randint(len(source), (count,), generator=generator)
+        offsets = torch.zeros(count, dtype=torch.long)
+        if inside:
+            offsets = torch.randint(1, begins, (count,), generator=generator)
+        tokens, pooled = self._text(source, rows, offsets, begins, generator)
+        where = (rows[:, None], offsets[:, None] + torch.arange(frames))
         return Batch(
-            latents=self._tensor(source.latents[where]).transpose(1, 2).contiguous(),
+            latents=self._take(source, "latents", where).transpose(1, 2).contiguous(),
             known=known,
             continuation=torch.full((count,), inside, device=self.device),
             text_tokens=tokens,
             pooled=pooled,
-            image_tokens=self._tensor(source.image_tokens[rows.numpy()]) if image_tokens else None,
-            cover=self._tensor(source.cover[where]) / 255,
+            image_tokens=self._take(source, "image_tokens", (rows,)) if image_tokens else None,
+            cover=self._take(source, "cover", where) / 255,
         )
 
-    @staticmethod
-    def places(
-        source: LatentSet, count: int, generator: torch.Generator, frames: int, inside: bool
+    def _text(
+        self, source: LatentSet, rows: Tensor, offsets: Tensor, begins: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Rows (count,) of a set, and in each the latent frame at which its window begins."""
-        rows = torch.randint(len(source), (count,), generator=generator)
-        if not inside:
-            return rows, torch.zeros(count, dtype=torch.long)
-        return rows, torch.randint(1, source.spec.latent_frames - frames + 1, (count,), generator=generator)
+        """Text of the windows that begin at latent frames `offsets` (B,) of `rows` (B,), all below `begins`."""
+        places = zip(rows.tolist(), offsets.tolist(), strict=True)
+        return self.encode([source.caption(row, offset) for row, offset in places], generator)
+
+    def _take(self, source: LatentSet, name: str, where: tuple[Tensor, ...]) -> Tensor:
+        """What the array `name` of a set holds at `where`, on the device."""
+        array: np.ndarray = getattr(source, name)
+        return torch.from_numpy(array[tuple(part.numpy() for part in where)]).to(self.device).float()
 
     def encode(self, captions: list[str], generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Text tokens and pooled text, a share of them of the empty caption instead, or of the first words."""
@@ -211,9 +212,6 @@ class Sampler:
         if what < self.dropped + CUT:
             words = words[: OBJECT_WORDS + int(share * (len(words) - OBJECT_WORDS))]
         return " ".join(words)
-
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self.device).float()
 
 
 def noised_tokens(tokens: Tensor, strength: float, generator: torch.Generator) -> Tensor:

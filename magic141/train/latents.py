@@ -83,9 +83,9 @@ class LatentSet:
     def scene(self, row: int) -> Scene:
         return self.spec.world.scene("train", self.spec.first + row)
 
-    def caption(self, row: int, frame: int) -> str:
-        """Of the window that begins at `frame`."""
-        return _caption(self.spec.world, self.spec.first + row, frame)
+    def caption(self, row: int, offset: int) -> str:
+        """Of the window that begins at latent frame `offset`."""
+        return _caption(self.spec.world, self.spec.first + row, max(GROUP * offset - GROUP + 1, 0))
 
 
 @lru_cache(maxsize=1 << 19)
