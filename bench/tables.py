@@ -80,7 +80,7 @@ def claim_items(items: Sequence[Item], left: Sequence[Item]) -> Table:
         table.add_row(item.name, f"{item.minutes:.1f}", "to do" if item.name in waiting else "done")
     total = sum(item.minutes for item in left)
     table.add_row(
-        f"{len(left)} of {len(items)} items to do", f"{total:.0f}", "on two slow cores", style="bold"
+        f"{len(left)} of {len(items)} items to do", f"{total:.0f}", "on two recent cores", style="bold"
     )
     return table
 

@@ -13,9 +13,9 @@ from magic141.errors import InputError
 HEAD = """# The paper's claims, and what became of them here
 
 Made by `python -m bench claims` from `bench/claims/registry.py`; do not edit. Protocols, sample sizes and thresholds
-were committed before the first run, and a claim that fails stays in the table. A verdict is *reproduced* or *not
-reproduced* where its threshold decides; *not testable here* where the lab has no headroom for it (the reason is given);
-*not run yet* until all of its trials are done. Numbers of the paper are from arXiv 2502.07701.
+were committed before the first run of what they are of, and a claim that fails stays in the table. A verdict is
+*reproduced* or *not reproduced* where its threshold decides; *not testable here* where the lab has no headroom for it
+(the reason is given); *not run yet* until all of its trials are done. Numbers of the paper are from arXiv 2502.07701.
 
 """
 RERUN = """
@@ -80,14 +80,13 @@ def markdown(
             f"- *Protocol*: {row.protocol}.",
             f"- *Sample*: {row.sample}.",
             f"- *Reproduced if* {row.threshold}.",
-            f"- *Runs*: {trainings} trainings, {trials} trials; {hours(one.minutes(scale))} or so on two slow cores.\n",
+            f"- *Runs*: {trainings} trainings, {trials} trials; {hours(one.minutes(scale))} or so on two cores.\n",
         ]
     total = sum(item.minutes for item in items)
     lines.append(
-        f"All together, what experiments share counted once: {len(items)} items, about {hours(total)} on two"
-    )
-    lines.append(
-        "slow cores (60 GFLOP/s in all). These costs are estimates; `done.jsonl` records what each took."
+        f"All together, what experiments share counted once: {len(items)} items, about {hours(total)} on two\n"
+        "cores that multiply bfloat16 natively (a Xeon, Sapphire Rapids), and several times that on others. These\n"
+        "costs are estimates; `done.jsonl` records what each took."
     )
     return HEAD + "\n".join(lines) + "\n" + RERUN
 

@@ -1,6 +1,6 @@
 """What the claims need to have run: trainings, trials, and the curves that they make up.
 
-Costs are estimates for two slow cores, made before any run.
+Costs are estimates from what such items took on two cores that multiply bfloat16 natively (a Xeon, Sapphire Rapids).
 """
 
 from __future__ import annotations
@@ -28,35 +28,40 @@ TASKS = {"image-to-video": "image to video", "text-to-video": "text to video at 
 """Training tasks, and how the adapter calls what is then asked."""
 DIALS = ((0.0, True), (0.5, True), (1.0, True), (0.0, False))
 """(share of hidden factors that captions state, whether events occur)."""
-TEXT_TO_VIDEO_SHARE = 172 / 168
-"""Samples of text to video that cost as many training FLOPs as those of an alternating run: tokens a nominal sample are
+ALTERNATING_SHARE = 168 / 172
+"""Samples of an alternating run that cost as many training FLOPs as those of text to video: tokens a nominal sample are
 24 + 144 for text to video, and (16 + 24 + 144 + 4 (24 + 16)) / 2 where image to video and four images take turns. Other
 costs are proportional to tokens: at this length the attention matrix is under a tenth of a pass."""
-TRAINED_A_MINUTE = {"distill": 600.0, "prior": 2000.0, "t2i": 5000.0}
-"""Samples, on two cores of 60 GFLOP/s in all; what a plan's minutes rest on."""
-PASS_GFLOP, CLIP_GFLOP, GFLOP_A_MINUTE = 1.63, 6.0, 0.6 * 60 * 60
+TRAINED_A_MINUTE = {"distill": 900.0, "prior": 2900.0, "t2i": 10_000.0}
+"""Samples, on those cores; what a plan's minutes rest on."""
+PASS_GFLOP, CLIP_GFLOP, GFLOP_A_MINUTE = 1.63, 6.0, 12_000.0
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How large the experiments are. `prompts` of a trial; `budget`: most minutes of one training run."""
+    """How large the experiments are. `distilled`, `primed`, `images`: samples of a training of each kind.
+
+    prompts: of a point of a curve. anchors: prompts of the teacher's trials that a curve is measured by. budget: most
+    minutes of one training run.
+    """
 
     name: Literal["quick", "full"]
     seeds: int
     snapshots: int
     distilled: int
     primed: int
-    dial_samples: int
     images: int
     stored: int
     prompts: int
+    anchors: int
     table_prompts: int
     spread: tuple[int, int]
     budget: float
 
 
-FULL = Scale("full", 3, 8, 60_000, 120_000, 15_000, 200_000, 48_000, 256, 2048, (64, 16), 240.0)
-QUICK = Scale("quick", 2, 2, 480, 1_920, 0, 0, 1_024, 64, 64, (8, 4), 3.0)
+FULL = Scale("full", 3, 4, 8_000, 16_000, 40_000, 16_000, 256, 512, 2048, (64, 16), 240.0)
+"""What two cores do in a day. Eight times the samples were planned, of which nothing had been run."""
+QUICK = Scale("quick", 2, 2, 480, 1_920, 0, 1_024, 64, 64, 64, (8, 4), 3.0)
 """Shows a direction of (b) in 20 minutes on two slow cores; a distillation that short shows nothing."""
 
 
@@ -185,7 +190,7 @@ def curve(
 ) -> list[Evaluate]:
     """A trial of every snapshot of `run`."""
     return [
-        ask_model(f"{run.name}@{k + 1}", knobs, _validation(scale, dial), run.name, k)
+        ask_model(f"{run.name}@{k + 1}", knobs, _validation(scale.prompts, dial), run.name, k)
         for k in range(scale.snapshots)
     ]
 
@@ -193,14 +198,14 @@ def curve(
 def anchors(scale: Scale, task: str, dial: tuple[float, bool] = (0.0, True)) -> tuple[Evaluate, Evaluate]:
     """The teacher at as few Euler steps as the student has, and at as many as it should be as good as."""
     few, many = (knobs_of(task, steps, *EULER[steps], TEACHER) for steps in (STEPS, 56))
-    sample, dialled = _validation(scale, dial), f"{task}, stated {dial[0]:g}, events {dial[1]}"
+    sample, dialled = _validation(scale.anchors, dial), f"{task}, stated {dial[0]:g}, events {dial[1]}"
     return ask_model(f"teacher at {STEPS}, {dialled}", few, sample), ask_model(
         f"teacher at 56, {dialled}", many, sample
     )
 
 
-def _validation(scale: Scale, dial: tuple[float, bool]) -> Sample:
-    return Sample(split="validation", prompts=scale.prompts, stated=dial[0], events=dial[1])
+def _validation(prompts: int, dial: tuple[float, bool]) -> Sample:
+    return Sample(split="validation", prompts=prompts, stated=dial[0], events=dial[1])
 
 
 def progress(

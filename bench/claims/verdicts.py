@@ -18,6 +18,8 @@ Verdict = Literal["reproduced", "not reproduced", "not testable here", "not run 
 Answers = Mapping[str, Trial]
 """By the name of the trial."""
 DRAWS = 20_000
+NORMAL = 1.96
+"""Standard errors either side of a 95 % interval."""
 ENDS = ((0.0, True), (1.0, True))
 """Settings of the dial between which its effect is measured; what lies beside them is shown, and decides nothing."""
 
@@ -69,12 +71,22 @@ def heights(lines: Lines, answers: Answers) -> NDArray[np.float64]:
     return (found - end) / (start - end)
 
 
-def over_seeds(values: NDArray[np.float64]) -> tuple[float, float | None, float | None]:
-    """Mean of (seeds,) with its 95 % t interval; none for one seed."""
+def unsure(lines: Lines, answers: Answers) -> float:
+    """Standard error of the mean height that comes from both anchors, to first order; 0 without them."""
+    if lines.anchors is None:
+        return 0.0
+    start, end = (answers[name] for name in lines.anchors)
+    height, gap = heights(lines, answers).mean(), value(start, "fvd-world") - value(end, "fvd-world")
+    return math.hypot(height * _error(start), (1 - height) * _error(end)) / gap
+
+
+def over_seeds(values: NDArray[np.float64], error: float = 0.0) -> tuple[float, float | None, float | None]:
+    """Mean of (seeds,) with its 95 % t interval, widened by another standard error; none for one seed."""
     mean, n = float(values.mean()), len(values)
     if n < 2:
         return mean, None, None
     half = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n))
+    half = math.hypot(half, NORMAL * error)
     return mean, mean - half, mean + half
 
 
@@ -95,7 +107,8 @@ def advantage(worse: Lines, better: Lines, answers: Answers) -> Finding:
     if why := " ".join(filter(None, (no_headroom(lines, answers) for lines in (worse, better)))):
         return Finding("not testable here", note=why)
     high, low = heights(worse, answers), heights(better, answers)
-    mean, lower, upper = over_seeds((high - low).mean(axis=1))
+    error = math.hypot(unsure(worse, answers), unsure(better, answers))
+    mean, lower, upper = over_seeds((high - low).mean(axis=1), error)
     curves = (_band(worse, high), _band(better, low))
     labels = ("training samples", "ln(1 + FD)" if worse.anchors is None else "remaining gap")
     reproduced = lower is not None and lower > 0
@@ -116,7 +129,8 @@ def effect_of_the_dial(
         dial: (heights(worse, answers) - heights(better, answers)).mean(axis=1)
         for dial, (worse, better) in zip(dials, pairs, strict=True)
     }
-    mean, lower, upper = over_seeds(found[ENDS[0]] - found[ENDS[1]])
+    error = math.hypot(*(unsure(lines, answers) for lines in deciding))
+    mean, lower, upper = over_seeds(found[ENDS[0]] - found[ENDS[1]], error)
     curves = tuple(
         Curve(
             name="with events" if events else "without events",
@@ -136,7 +150,7 @@ def effect_of_the_dial(
 def difference(a: Trial, b: Trial) -> tuple[float, float, float]:
     """FD of a less that of b, with its 95 % interval from those of both, taken as independent and normal."""
     mean = value(a, "fvd-world") - value(b, "fvd-world")
-    half = 1.96 * math.hypot(_error(a), _error(b))
+    half = NORMAL * math.hypot(_error(a), _error(b))
     return mean, mean - half, mean + half
 
 
@@ -200,7 +214,7 @@ def diversity_kept(student: str, teacher: str, answers: Answers) -> Finding:
 
 def _error(trial: Trial) -> float:
     score = trial.scores["fvd-world"]
-    return 0.0 if score.low is None or score.high is None else (score.high - score.low) / (2 * 1.96)
+    return 0.0 if score.low is None or score.high is None else (score.high - score.low) / (2 * NORMAL)
 
 
 def _band(lines: Lines, found: NDArray[np.float64]) -> Curve:
