@@ -212,7 +212,10 @@ AREA = (
 )
 REMAINING = "the remaining gap (FD - FD_56) / (FD_4 - FD_56), those of the teacher at 4 and 56 Euler steps"
 OVER_SEEDS = "the 95 % t interval over seeds lies above 0"
-ABOVE_ZERO = "the 95 % interval lies above 0: of t over seeds, and where a gap is the scale, widened by how well that is known"
+ABOVE_ZERO = (
+    "the 95 % interval lies above 0: of t over seeds, and where a gap is the scale, "
+    "widened by how well that is known"
+)
 
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.id: experiment

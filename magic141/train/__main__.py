@@ -189,8 +189,9 @@ def recover(
     ] = "activation",
     dense: Annotated[str, typer.Option(help="A preset, a folder, or a hub repository.")] = "lab",
     flow: Annotated[
-        float, typer.Option(help="Weight of the flow matching loss; 0 for a student of few steps.")
-    ] = 0.1,
+        float | None,
+        typer.Option(help="Weight of the flow matching loss; unless given 0.1, and 0 with --steps."),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Of a student of few steps, and only of one.")] = None,
     lr: Annotated[float, typer.Option(help="Learning rate; Muon's is twice that.")] = 1e-3,
     name: Annotated[
@@ -216,6 +217,8 @@ def recover(
 
     if threads:
         torch.set_num_threads(threads)
+    if flow is None:
+        flow = 0.1 if steps is None else 0.0
     plan = recovery.Plan(sparsity=sparsity, criterion=criterion, flow=flow, steps=steps)
     settings = Settings(
         out=out / (name or "recover"),

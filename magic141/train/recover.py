@@ -59,6 +59,11 @@ class Plan:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"{name}={value} must be at least {least}")
+        if self.steps is not None and self.flow:
+            raise InputError(
+                f"flow={self.flow:g} asks a student of {self.steps} steps for the velocities of the data, which it "
+                "does not have: use 0"
+            )
 
 
 def run(plan: Plan, settings: Settings, latents: Path, dense: Path, stored: int) -> Progressed:

@@ -297,7 +297,8 @@ class Lab:
 
     def command(self, words, short=False):
         self.trained.append(words)
-        folder = Path(words[words.index("--out") + 1]) / words[words.index("--name") + 1]
+        out = Path(words[words.index("--out") + 1])
+        folder = out / "t2i" if words[0] == "t2i" else out / words[words.index("--name") + 1]
         for step in range(QUICK.snapshots):
             (folder / "snapshots" / f"{step:07d}").mkdir(parents=True)
         samples = int(words[words.index("--samples") + 1])
@@ -321,7 +322,7 @@ def test_an_interrupted_run_loses_one_item_and_a_resumed_one_finishes(tmp_path):
     resumed = driver(second)
     assert resumed.run() == 0
     assert len(first.asked) + len(second.asked) == 12
-    assert len(first.trained) + len(second.trained) == 6
+    assert len(first.trained) + len(second.trained) == 8
     assert not resumed.left()
     again = Lab(tmp_path)
     assert driver(again).run() == 0
@@ -422,7 +423,7 @@ def test_a_driver_that_is_told_to_end_takes_its_training_along(tmp_path):
 def test_a_training_that_its_minutes_cut_short_is_no_equal_sample(tmp_path):
     notes, lab = [], Lab(tmp_path)
     driver(lab, command=lambda words: lab.command(words, short=True), notes=notes).run()
-    assert any("ended at 960 of 1,920 samples" in note for note in notes)
+    assert any("ended at 6,000 of 12,000 samples" in note for note in notes)
 
 
 def test_a_student_that_is_not_there_yet_leaves_its_claims_open(tmp_path):
