@@ -63,8 +63,8 @@ FULL = Scale("full", 3, 4, 8_000, 16_000, 40_000, 16_000, 256, 512, 2048, (64, 1
 """What two cores do in a day. Eight times the samples were planned, of which nothing had been run."""
 QUICK = Scale("quick", 2, 2, 480, 2_400, 12_000, 2_048, 64, 64, 64, (8, 4), 6.0)
 """Meant to show a direction of (b) in 20 minutes on two cores; a distillation that short shows nothing. Without
-pictures first, every part of the prior was as far off as a still picture after 1,920 clips. With them they learn, but in 13
-minutes they still differ by less than their intervals."""
+pictures first, every part of the prior was as far off as a still picture after 1,920 clips. With them they learn, but
+in 13 minutes they still differ by less than their intervals."""
 
 
 @dataclass(frozen=True)
