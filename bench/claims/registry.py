@@ -116,7 +116,7 @@ def _compared(
     pair: Pair, id: str, claim: str, paper: str, protocol: str, threshold: str, **more: bool
 ) -> Experiment:
     return Experiment(
-        id, claim, paper, protocol, threshold,
+        id, claim, paper, protocol, threshold, sample=partial(_curve_sample, pair),
         seeds=lambda scale: len(pair(scale)[0].curves),
         items=partial(items_of, pair),
         verdict=lambda scale, answers: advantage(*pair(scale), answers),
@@ -125,18 +125,17 @@ def _compared(
 
 
 def _curve_sample(pair: Pair, scale: Scale) -> str:
-    (hard, easy), anchors = pair(scale), f", {scale.anchors} of the teacher's"
+    hard, easy = pair(scale)
     samples = " and ".join(f"{count:,}" for count in sorted({hard.samples, easy.samples}))
-    return (
-        f"{scale.snapshots} points a run of {samples} samples; {scale.prompts} validation prompts a point"
-        f"{anchors if hard.anchors else ''}"
-    )
+    said = f"{scale.snapshots} points a run of {samples} samples; {scale.prompts} validation prompts a point"
+    return f"{said}, {scale.anchors} of the teacher's" if hard.anchors else said
 
 
 def _dial(pair: Callable[..., tuple[Lines, Lines]], id: str, claim: str, protocol: str) -> Experiment:
     return Experiment(
         id, claim, "not stated: the paper has one data set", protocol,
-        "the 95 % interval of (advantage at 0 % stated) - (advantage at 100 % stated), as there, lies above 0",
+        "the 95 % interval, made as that of the advantage, of (advantage at 0 % stated) - (advantage at 100 % stated) "
+        "lies above 0",
         sample=partial(_curve_sample, pair),
         seeds=lambda scale: DIAL_SEEDS,
         items=lambda scale: unique(
@@ -213,8 +212,7 @@ AREA = (
 REMAINING = "the remaining gap (FD - FD_56) / (FD_4 - FD_56), those of the teacher at 4 and 56 Euler steps"
 OVER_SEEDS = "the 95 % t interval over seeds lies above 0"
 ABOVE_ZERO = (
-    "the 95 % interval lies above 0: of t over seeds, and where a gap is the scale, "
-    "widened by how well that is known"
+    "the 95 % interval, of t over seeds and widened by how well the teacher's gap is known, lies above 0"
 )
 
 EXPERIMENTS: dict[str, Experiment] = {

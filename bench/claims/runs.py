@@ -32,8 +32,9 @@ ALTERNATING_SHARE = 168 / 172
 """Samples of an alternating run that cost as many training FLOPs as those of text to video: tokens a nominal sample are
 24 + 144 for text to video, and (16 + 24 + 144 + 4 (24 + 16)) / 2 where image to video and four images take turns. Other
 costs are proportional to tokens: at this length the attention matrix is under a tenth of a pass."""
-TRAINED_A_MINUTE = {"distill": 900.0, "prior": 2900.0, "t2i": 10_000.0}
-"""Samples, on those cores; what a plan's minutes rest on."""
+TRAINED_A_MINUTE = {"distill": 900.0, "prior": 2500.0, "t2i": 5200.0}
+"""Samples, on those cores; what a plan's minutes rest on. Of t2i with its pictures encoded, which take a third of it;
+distill was not run there: a sample of it takes three times the passes of one of prior."""
 PASS_GFLOP, CLIP_GFLOP, GFLOP_A_MINUTE = 1.63, 6.0, 12_000.0
 
 
@@ -60,7 +61,7 @@ class Scale:
 
 
 FULL = Scale("full", 3, 4, 8_000, 16_000, 40_000, 16_000, 256, 512, 2048, (64, 16), 240.0)
-"""What two cores do in a day. Eight times the samples were planned, of which nothing had been run."""
+"""What two cores do in a day. Five to eight times the samples were planned first, and none of that was run."""
 QUICK = Scale("quick", 2, 2, 480, 2_400, 12_000, 2_048, 64, 64, 64, (8, 4), 6.0)
 """Meant to show a direction of (b) in 20 minutes on two cores; a distillation that short shows nothing. Without
 pictures first, every part of the prior was as far off as a still picture after 1,920 clips. With them they learn, but

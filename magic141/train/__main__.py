@@ -218,7 +218,7 @@ def recover(
     if threads:
         torch.set_num_threads(threads)
     if flow is None:
-        flow = 0.1 if steps is None else 0.0
+        flow = recovery.FLOW if steps is None else 0.0
     plan = recovery.Plan(sparsity=sparsity, criterion=criterion, flow=flow, steps=steps)
     settings = Settings(
         out=out / (name or "recover"),

@@ -29,6 +29,9 @@ from magic141.train.resident import sampler_on
 from magic141.train.student import same_plan, store
 from magic141.transformer import Magic141Transformer3DModel
 
+FLOW = 0.1
+"""Weight of the flow matching loss, where there is one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -43,7 +46,7 @@ class Plan:
     sparsity: str = "structured-0.5"
     criterion: str = "activation"
     calibration: int = BATCHES
-    flow: float = 0.1
+    flow: float = FLOW
     steps: int | None = None
 
     def __post_init__(self) -> None:

@@ -265,6 +265,13 @@ def test_experiments_share_what_they_can():
     assert own <= {item.name for item in registry.EXPERIMENTS["c2"].items(FULL)}
 
 
+@pytest.mark.parametrize(
+    ("name", "samples"), [("a1", "8,000"), ("a2", "7,813 and 8,000"), ("b1", "16,000"), ("c2", "16,000")]
+)
+def test_the_sample_says_how_long_trainings_are(name, samples):
+    assert f"a run of {samples} samples" in registry.EXPERIMENTS[name].sample(FULL)
+
+
 def test_an_unknown_claim_is_named():
     with pytest.raises(SuiteError, match="no claim is called 'z9'"):
         registry.chosen(FULL, ["z9"])
