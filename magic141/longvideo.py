@@ -207,13 +207,12 @@ class SlidingWindow:
         pipe, settings, hook = self.pipe, self.settings, self.pipe.stage_hook
         continues = settings.chaining == "latent"
         known = self.tail[:, :, : settings.plan.overlap - settings.cross_fade]
-        if not continues:
+        if not (continues and settings.anchor):
             with hook(stages.IMAGE_ENCODE):
-                tokens, known = pipe._encode_image(self.frame)
-                self.tokens = self.tokens if settings.anchor else tokens
-        elif not settings.anchor:
-            with hook(stages.IMAGE_ENCODE):
-                self.tokens = pipe._image_tokens(self.frame)
+                if not continues:
+                    known = pipe._image_latent(self.frame)
+                if not settings.anchor:
+                    self.tokens = pipe._image_tokens(self.frame)
         if prompt != self.prompt:
             with hook(stages.TEXT_ENCODE):
                 negatives = [settings.negative_prompt] if settings.guidance_scale != 1 else []

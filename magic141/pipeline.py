@@ -2,7 +2,8 @@
 
 One transformer serves both halves. Text-to-image is a one-frame video of which nothing is known. Image-to-video
 knows latent frame 0, which enters twice: as latent channels beside the noisy latent, and as image tokens beside
-the text tokens (the paper's multi-modal prior).
+the text tokens (the paper's multi-modal prior). Where the first half drew it, it is handed over as it is: only a given
+picture is encoded.
 """
 
 import json
@@ -179,6 +180,7 @@ class Magic141Pipeline(DiffusionPipeline):
             texts = self._encode_texts(prompts, negatives if {guidance_scale, image_guidance} != {1} else [])
 
         made: Tensor
+        image_latent: Tensor | None = None
         if not factorised:
             noise = self._noise(shape, generator, latents)
             condition = Condition(*texts, guidance_scale)
@@ -189,11 +191,14 @@ class Magic141Pipeline(DiffusionPipeline):
                 noise = self._noise(one, generator, latents if num_frames == 1 else None)
                 made = self.denoise(noise, Condition(*texts, image_guidance), generator)
                 if num_frames > 1:
+                    image_latent = made
                     pixels = self._decode(made)[:, :, 0].clamp(-1, 1)
 
         if pixels is not None:
             with self.stage_hook(stages.IMAGE_ENCODE):
-                image_tokens, image_latent = self._encode_image(pixels)
+                image_tokens = self._image_tokens(pixels)
+                if image_latent is None:
+                    image_latent = self._image_latent(pixels)
             noise = self._noise(shape, generator, latents)
             condition = Condition(*texts, guidance_scale, image_tokens, image_latent)
             made = self.denoise(noise, condition, generator, self.stage_hook, callback_on_step_end)
@@ -307,12 +312,13 @@ class Magic141Pipeline(DiffusionPipeline):
         device = self._execution_device
         return texts[0].to(device), texts[1].to(device)
 
-    def _encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Image tokens (B, 16, 128) and the clean latent (B, 16, 1, h, w) of pixels (B, 3, H, W) in [-1, 1]."""
+    def _image_latent(self, pixels: Tensor) -> Tensor:
+        """The clean latent (B, 16, 1, h, w) of pixels (B, 3, H, W) in [-1, 1]."""
         latent = self.vae.encode(pixels.unsqueeze(2).to(self.vae.device, self.vae.dtype)).float()
-        return self._image_tokens(pixels), latent.to(self._execution_device)
+        return latent.to(self._execution_device)
 
     def _image_tokens(self, pixels: Tensor) -> Tensor:
+        """Image tokens (B, 16, 128) of pixels (B, 3, H, W) in [-1, 1]."""
         native = self.text_encoder.config.vision_config.image_size
         if pixels.shape[-2:] != (native, native):
             pixels = F.interpolate(pixels, (native, native), mode="bilinear", antialias=True)

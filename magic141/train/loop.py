@@ -36,7 +36,7 @@ class Settings:
     """How long and how fast a stage trains. `muon_lr`, where it is set, is for matrices, `lr` for all else.
 
     snapshots: at so many evenly spaced points of the run its average is kept, the last of them at its end.
-    compile: `torch.compile` the transformer (stages t2i and i2v), where a compiler is.
+    compile: `torch.compile` the transformer (t2i, i2v and recover), where a compiler is.
     """
 
     out: Path

@@ -118,6 +118,9 @@ def train(
     """Train `pruned` in place towards `dense`; returns the average of its weights, and what it saw."""
     torch.manual_seed(settings.seed)
     dense.to(settings.device).requires_grad_(False).eval()
+    if settings.compile:
+        for model in (dense, pruned):
+            model.compile(dynamic=False)
 
     def step_loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         batch = batches(step, generator)
