@@ -2,7 +2,7 @@
 
 A video is cut into clips of 33 frames that share one frame. Each is measured by `evals.oracle` and by `evals.drift`,
 which gives a curve a score; its slope is the drift. The judge reads the last clip: identity and law that are still
-there after all windows. What a caption says of a first direction holds for the first clip alone, so that the later
+there after all windows. Where windows meet, pixels should not jump, nor the subject change its speed. What a caption says of a first direction holds for the first clip alone, so that the later
 ones are asked for the law in any direction. A window whose subject is lost has the worst value of every oracle score
 that its law defines, not none: else a video would drift less by losing it.
 """
@@ -30,8 +30,9 @@ from evals.longvideo_catalogue import (
     STRIDE,
 )
 from evals.statistics import Estimate
+from evals.subject import Track, locate
 from evals.trend import FEWEST, trend
-from magic141.data.factors import FPS
+from magic141.data.factors import FPS, MOTIONS
 from magic141.data.world import Scene
 
 Array = NDArray[np.float64]
@@ -77,12 +78,18 @@ def measure(
     """
     plain = drift(frames, window=CLIP_FRAMES, stride=STRIDE, fps=FPS)
     windows = [frames[start : start + CLIP_FRAMES] for start in plain.starts]
-    curves = _oracle_curves(windows, scene) | {name: plain.curves[name].values for name in PLAIN_CURVES}
+    tracks = [locate(window, scene) for window in windows]
+    curves = _oracle_curves(windows, tracks, scene) | {
+        name: plain.curves[name].values for name in PLAIN_CURVES
+    }
     slopes = {name: slope for name, values in curves.items() if (slope := _slope(name, values))}
     verdict = judge(windows[-1][None], model=model)
     labels = scene.labels()
     kept = {name: float(verdict.classes[name][0] == labels[name]) for name in KEPT}
-    return LongScores(kept, curves, slopes, _seams(frames, starts, plain))
+    seams = _seams(frames, starts, plain)
+    if (speed := _seam_speed(tracks, starts, scene)) is not None:
+        seams["speed"] = speed
+    return LongScores(kept, curves, slopes, seams)
 
 
 def aggregate(videos: Sequence[LongScores], metric: str) -> Estimate | None:
@@ -99,9 +106,14 @@ def aggregate(videos: Sequence[LongScores], metric: str) -> Estimate | None:
     return found[0]._replace(n=1) if len(found) == 1 else statistics.mean(values)
 
 
-def _oracle_curves(windows: Sequence[NDArray[np.uint8]], scene: Scene) -> dict[str, Array]:
+def _oracle_curves(
+    windows: Sequence[NDArray[np.uint8]], tracks: Sequence[Track], scene: Scene
+) -> dict[str, Array]:
     undirected = dataclasses.replace(scene, direction_said=False)
-    rows = [oracle.measure(clip, undirected if i else scene) for i, clip in enumerate(windows)]
+    rows = [
+        oracle.scores_of(track, clip, undirected if i else scene)
+        for i, (clip, track) in enumerate(zip(windows, tracks, strict=True))
+    ]
     curves = {name: np.array([row[f"oracle-{name}"] for row in rows]) for name in ORACLE_CURVES}
     lost = np.array([row["oracle-tracking-error"] >= oracle.LOST for row in rows])
     for name, worst in LOST.items():
@@ -120,12 +132,37 @@ def _slope(name: str, values: Array) -> Estimate | None:
     return Estimate(value * scale, low * scale, high * scale, n)
 
 
+def _made_in(starts: Sequence[int], frames: int) -> tuple[int, int]:
+    """(window, stride) of the windows that a video was made in; of the scored ones where that is not known."""
+    if len(starts) < 2:
+        return CLIP_FRAMES, STRIDE
+    window = starts[1]
+    return window, starts[2] - window if len(starts) > 2 else min(window, frames - window)
+
+
 def _seams(frames: NDArray[np.uint8], starts: Sequence[int], plain: Drift) -> dict[str, Estimate]:
     """Seams of the windows that the video was made in: where those are the scored ones, they are measured already."""
     found = plain
-    if len(starts) > 1:
-        window = starts[1]
-        stride = starts[2] - window if len(starts) > 2 else min(window, len(frames) - window)
-        if (window, stride) != (CLIP_FRAMES, STRIDE):
-            found = drift(frames, window=window, stride=stride, fps=FPS)
+    window, stride = _made_in(starts, len(frames))
+    if (window, stride) != (CLIP_FRAMES, STRIDE):
+        found = drift(frames, window=window, stride=stride, fps=FPS)
     return {name: found.seams[name].difference for name in SEAMS if name in found.seams}
+
+
+def _seam_speed(tracks: Sequence[Track], starts: Sequence[int], scene: Scene) -> Estimate | None:
+    """|ln of the ratio| of the subject's speeds in the half windows that meet at a seam, less that of the two halves of
+    the window after it; None for a law without one speed, or without a whole window after a seam.
+    """
+    if MOTIONS[scene.motion.law] not in oracle.STEADY:
+        return None
+    # Scored windows share a frame.
+    centres = np.concatenate([track.centres[bool(i) :] for i, track in enumerate(tracks)])
+    window, stride = _made_in(starts, len(centres))
+    half = stride // 2
+    changes = []
+    for seam in range(window, len(centres) - 2 * half + 1, stride):
+        before, after, later = (
+            math.log(oracle.pace(centres[at : at + half])) for at in (seam - half, seam, seam + half)
+        )
+        changes.append(abs(after - before) - abs(later - after))
+    return statistics.mean(changes) if changes else None

@@ -18,7 +18,8 @@ KEPT = ("colour", "shape", "motion", "background")
 """Attributes that the last window must still show."""
 ORACLE_CURVES = ("colour", "shape", "tracking-error", "speed-variation", "background-change")
 PLAIN_CURVES = ("brightness", "sharpness", "flow", "first-colour", "first-layout", "first-palette")
-SEAMS = ("change", "warp-error")
+SEAMS = {"change": "grey levels", "warp-error": "grey levels", "speed": "|ln of a ratio|"}
+"""What may jump where windows meet, and its unit; the subject's speed by laws of one speed alone."""
 _UNITS = {
     "colour": "fraction",
     "shape": "fraction",
@@ -39,7 +40,7 @@ METRICS: dict[str, Metric] = {
         f"drift-{name}": Metric("target", f"{_UNITS[name]} per minute", target=0.0)
         for name in (*ORACLE_CURVES, *PLAIN_CURVES)
     },
-    **{f"seam-{name}": Metric("target", "grey levels", target=0.0) for name in SEAMS},
+    **{f"seam-{name}": Metric("target", unit, target=0.0) for name, unit in SEAMS.items()},
 }
 
 
@@ -66,4 +67,9 @@ def protocol(metric: str) -> str:
     else:
         facts |= {"seams": "where windows were made to meet, else between scored ones"}
         facts["formula"] = "change across less change inside"
+    if metric == "seam-speed":
+        facts |= {
+            "speed": "median over half a window of the subject's, 4 frames apart",
+            "lost subject": "at rest",
+        }
     return protocol_string(metric, **facts)

@@ -53,6 +53,8 @@ LOST = 16.0
 """Pixels, a quarter of the picture."""
 FEW = 4
 REST = 0.1
+STEADY = ("drift", "zigzag", "orbit")
+"""Laws of one speed."""
 LAG = 4
 BOUNCE = 5
 FIRST = 4
@@ -69,9 +71,13 @@ def measure(clip: NDArray[np.uint8], scene: Scene) -> dict[str, float]:
     Raises:
         InputError: another type or shape.
     """
+    return scores_of(locate(clip, scene), clip, scene)
+
+
+def scores_of(track: Track, clip: NDArray[np.uint8], scene: Scene) -> dict[str, float]:
+    """`measure` where the subject has been followed already. Raises as that does."""
     if len(clip) != CLIP_FRAMES:
         raise InputError(f"oracle scores are of clips of {CLIP_FRAMES} frames, got {len(clip)}; cut windows")
-    track = locate(clip, scene)
     found = track.inks[1:] >= 0
     direction = scene.labels()["direction"]
     scores = dict.fromkeys(ORACLE, np.nan) | {
@@ -101,7 +107,7 @@ def _motion(track: Track, scene: Scene) -> dict[str, float]:
         squares += (radii - swollen) ** 2
     squares[np.isnan(squares)] = LOST**2
     scores = {"oracle-tracking-error": float(np.sqrt(squares[1:].mean()))}
-    if law in ("drift", "zigzag", "orbit"):
+    if law in STEADY:
         scores["oracle-speed-variation"] = _speed_variation(centres, path)
     if law == "drift":
         scores["oracle-bounce-error"] = _bounce_error(centres, RADII[scene.subject.size])
@@ -131,6 +137,16 @@ def _speed_variation(centres: Array, path: Array) -> float:
     if len(speeds) < 2:
         return float("nan")
     return float(speeds.std() / np.sqrt(np.square(speeds).mean())) if speeds.mean() > REST else 1.0
+
+
+def pace(centres: Array) -> float:
+    """Median speed in pixels a frame of centres (T, 2) over `LAG` frames, at least `REST`: also of what is not found.
+
+    The median, since few chords of a stretch meet a wall or a corner, where they are short.
+    """
+    chords = np.linalg.norm(centres[LAG:] - centres[:-LAG], axis=1) / LAG
+    known = chords[np.isfinite(chords)]
+    return max(float(np.median(known)), REST) if len(known) else REST
 
 
 def _direction_error(centres: Array, direction: int) -> float:

@@ -64,6 +64,16 @@ def test_seams_are_sought_where_windows_meet(truth: tuple[np.ndarray, Scene]) ->
     assert measure(jumped, scene).seams["change"].value < there
 
 
+def test_a_subject_that_changes_its_speed_between_windows_is_found(truth: tuple[np.ndarray, Scene]) -> None:
+    """Half as fast in every second window: in each a subject of one speed, so only what lies between tells."""
+    clip, scene = truth
+    halved = clip[np.cumsum(np.repeat([0.0, 1.0, 0.5, 1.0, 0.5], [1, 32, 32, 32, 32])).astype(int)]
+    steady, jumping = (measure(video, scene).seams["speed"] for video in (clip, halved))
+    assert abs(steady.value) < 0.05
+    assert jumping.value == pytest.approx(np.log(2), abs=0.15)
+    assert measure(render([still("pulse")], 65)[0].numpy(), still("pulse")).seams.get("speed") is None
+
+
 def test_one_window_has_no_seam(truth: tuple[np.ndarray, Scene]) -> None:
     clip, scene = truth
     assert measure(clip[:33], scene, (0,)).seams == {}
