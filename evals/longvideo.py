@@ -2,9 +2,10 @@
 
 A video is cut into clips of 33 frames that share one frame. Each is measured by `evals.oracle` and by `evals.drift`,
 which gives a curve a score; its slope is the drift. The judge reads the last clip: identity and law that are still
-there after all windows. Where windows meet, pixels should not jump, nor the subject change its speed. What a caption says of a first direction holds for the first clip alone, so that the later
-ones are asked for the law in any direction. A window whose subject is lost has the worst value of every oracle score
-that its law defines, not none: else a video would drift less by losing it.
+there after all windows. Where windows meet, pixels should not jump, nor the subject change its speed. What a caption
+says of a first direction holds for the first clip alone, so that the later ones are asked for the law in any
+direction. A window whose subject is lost has the worst value of every oracle score that its law defines, not none:
+else a video would drift less by losing it.
 """
 
 from __future__ import annotations
