@@ -195,6 +195,9 @@ def recover(
         typer.Option(help="Weight of the flow matching loss; unless given 0.1, and 0 with --steps."),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Of a student of few steps, and only of one.")] = None,
+    initial: Annotated[
+        str | None, typer.Option(help="A pruned pipeline to go on from: what recover left, or a preset.")
+    ] = None,
     lr: Annotated[float, typer.Option(help="Learning rate; Muon's is twice that.")] = 1e-3,
     name: Annotated[
         str | None, typer.Option(help="Of the run's folder in --out; `recover` unless given.")
@@ -213,6 +216,7 @@ def recover(
     from magic141 import weights
 
     folder = weights.resolve(dense)
+    earlier = None if initial is None else weights.resolve(initial)
     import torch
 
     from magic141.train import recover as recovery
@@ -222,7 +226,7 @@ def recover(
         torch.set_num_threads(threads)
     if flow is None:
         flow = recovery.FLOW if steps is None else 0.0
-    plan = recovery.Plan(sparsity=sparsity, criterion=criterion, flow=flow, steps=steps)
+    plan = recovery.Plan(sparsity=sparsity, criterion=criterion, flow=flow, steps=steps, initial=earlier)
     settings = Settings(
         out=out / (name or "recover"),
         samples=samples,

@@ -95,6 +95,7 @@ The weights `{dense}` pruned to {size:.3f} of the transformer's parameters, then
 | | |
 |---|---|
 | pruned | {sparsity} by {criterion} |
+| went on from | {initial} |
 | weight of the flow matching loss | {flow} |
 | updates, samples, minutes | {seen} |
 
@@ -118,6 +119,7 @@ def write_student_card(facts: dict[str, Any], trained: dict[str, Any] | None, pa
     shown = {
         **facts,
         "stored": stored,
+        "initial": facts.get("initial") or "the dense weights themselves",
         "name": path.parent.name,
         "sampler": sampler,
         "tasks": ", ".join(facts.get("tasks", ())),

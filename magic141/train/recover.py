@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from magic141 import weights
@@ -31,6 +32,10 @@ from magic141.transformer import Magic141Transformer3DModel
 
 FLOW = 0.1
 """Weight of the flow matching loss, where there is one."""
+FOCUS = 6.0
+"""Extra weight of latent cells that objects cover whole: they are a tenth of a frame, and their shapes a hundredth of
+the cost. It may depend on x0, since what the dense model says does not: at any weight both agree at the least cost.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,7 @@ class Plan:
         looked up on `calibration` batches.
     flow: weight of the flow matching loss. 0 for a student of few steps, whose velocities are not those of the data.
     steps: such a student's; its times are asked instead of all.
+    initial: a pipeline of the same sparsity, of an earlier run of this stage, to go on from instead of pruning.
     """
 
     sparsity: str = "structured-0.5"
@@ -48,6 +54,7 @@ class Plan:
     calibration: int = BATCHES
     flow: float = FLOW
     steps: int | None = None
+    initial: Path | None = None
 
     def __post_init__(self) -> None:
         ways = parse(self.sparsity)
@@ -73,9 +80,10 @@ def run(plan: Plan, settings: Settings, latents: Path, dense: Path, stored: int)
     """Prune the pipeline in `dense` and train what is left towards it; `settings.out` then holds `student`.
 
     Raises InputError: the folder holds the run of another plan, `dense` is pruned already, or is a student of few
-    steps and `plan` does not say how many.
+    steps and `plan` does not say how many; what `plan` goes on from is of another sparsity.
     """
-    asked = {**vars(plan), "seed": settings.seed, "dense": weights.fingerprint(dense)}
+    told = vars(plan) | {"initial": plan.initial and weights.fingerprint(plan.initial)}
+    asked = {**told, "seed": settings.seed, "dense": weights.fingerprint(dense)}
     pipe = Magic141Pipeline.from_pretrained(dense)
     few = isinstance(pipe.scheduler, FewStepScheduler)
     if few != (plan.steps is not None):
@@ -91,8 +99,11 @@ def run(plan: Plan, settings: Settings, latents: Path, dense: Path, stored: int)
     fixed = step_times(plan.steps, pipe.scheduler.config.shift)[:-1] if plan.steps else None
     transformer = pipe.transformer.float().to(settings.device).requires_grad_(True)
     pruned = pruned_of(plan, transformer, batches, fixed)
+    if plan.initial is not None:
+        pruned = _gone_on_from(plan.initial, pruned)
     trained, seen = train(settings, batches, transformer, pruned, plan.flow, fixed)
-    facts = {"method": "recover", **vars(plan), "dense": dense.name, "size": _size(trained, transformer)}
+    told |= {"initial": plan.initial and plan.initial.name}
+    facts = {"method": "recover", **told, "dense": dense.name, "size": _size(trained, transformer)}
     store(pipe, trained, pipe.scheduler, {**facts, **vars(seen)}, settings.out / "student")
     return seen
 
@@ -105,6 +116,18 @@ def pruned_of(
     shown = first_batches(batches, plan.calibration)
     pruned: Magic141Transformer3DModel = apply(dense, *ways, calibration=losses_on(shown, fixed))
     return pruned
+
+
+def _gone_on_from(initial: Path, pruned: Magic141Transformer3DModel) -> Magic141Transformer3DModel:
+    """The transformer of a pipeline, which must have the layers of `pruned`."""
+    earlier = Magic141Pipeline.from_pretrained(initial).transformer.float()
+    for name in ("pruned_ratio", "pruned_blocks"):
+        was, asked = earlier.config[name], pruned.config[name]
+        if was != asked:
+            raise InputError(
+                f"--initial {initial.name} has {name}={was!r}, and the sparsity asked makes {asked!r}"
+            )
+    return earlier.to(next(pruned.parameters()).device).requires_grad_(True)
 
 
 def train(
@@ -128,17 +151,25 @@ def train(
         batch = _worn(batch, generator)
         with autocast(settings.device):
             fields = field(pruned, batch), field(dense, batch)
-            return loss(*fields, batch.latents, batch.known, t, flow, generator)
+            return loss(*fields, batch.latents, batch.known, t, flow, generator, batch.cover)
 
     average, seen = fit(pruned, step_loss, settings)
     return average.eval(), seen
 
 
 def loss(
-    pruned: Field, dense: Field, x0: Tensor, known: int, t: Tensor, flow: float, generator: torch.Generator
+    pruned: Field,
+    dense: Field,
+    x0: Tensor,
+    known: int,
+    t: Tensor,
+    flow: float,
+    generator: torch.Generator,
+    cover: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Mean squares of `pruned - dense` and, with weight `flow`, `pruned - (eps - x0)`, over the unknown frames of
-    x0 (B, 16, t, h, w) noised to times t (B,).
+    x0 (B, 16, t, h, w) noised to times t (B,). The first is weighed by `FOCUS` where objects are, if `cover`, the share
+    (B, t, H, W) of each cell that they cover, is given.
     """
     t = t.to(x0.device)
     eps = normal(x0, generator)
@@ -146,8 +177,12 @@ def loss(
     with torch.no_grad():
         aim = dense(x_t, t)
     v = pruned(x_t, t)
-    distil, data = ((v - other)[:, :, known:].square().mean() for other in (aim, eps - x0))
-    return {"loss": distil + flow * data, "distil": distil.detach(), "flow": data.detach()}
+    distil, data = ((v - other)[:, :, known:].square().mean(1) for other in (aim, eps - x0))
+    weight = torch.ones_like(distil)
+    if cover is not None:
+        weight += FOCUS * F.adaptive_avg_pool2d(cover, x0.shape[-2:])[:, known:]
+    total = (weight * distil).sum() / weight.sum() + flow * data.mean()
+    return {"loss": total, "distil": distil.detach().mean(), "flow": data.detach().mean()}
 
 
 def _worn(batch: Batch, generator: torch.Generator) -> Batch:

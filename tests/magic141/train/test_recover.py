@@ -58,6 +58,26 @@ def test_the_flow_term_is_zero_for_the_velocity_of_the_data():
     assert terms["loss"].item() == pytest.approx(terms["distil"].item())
 
 
+def test_errors_count_for_more_where_objects_are():
+    x0 = torch.randn(4, 16, 3, 2, 2, generator=gen())
+    cover = torch.zeros(4, 3, 4, 4)
+    cover[..., 2:] = 1  # the right half of every frame
+
+    def off_on(side):
+        def pruned(x_t, t):
+            v = x_t.clone()
+            v[..., side] += 1
+            return v
+
+        terms = recover.loss(pruned, lambda x_t, t: x_t, x0, 1, T, 0.0, gen(1), cover)
+        return terms["loss"].item(), terms["distil"].item()
+
+    (left, plain), (right, same) = off_on(0), off_on(1)
+    assert plain == pytest.approx(same, rel=1e-5) == pytest.approx(0.5, rel=1e-5)
+    assert right == pytest.approx((1 + recover.FOCUS) * left, rel=1e-5)
+    assert left + right == pytest.approx(1, rel=1e-5)
+
+
 def test_known_frames_are_no_question():
     x0 = torch.randn(4, 16, 3, 2, 2, generator=gen())
 
@@ -133,6 +153,11 @@ def test_the_command_prunes_trains_and_packs_what_is_used_by_name(tmp_path):
     assert "# magic141 p75" in card
     assert "structured-0.75 by activation" in card
     assert not (tmp_path / "p75" / "vae").exists()  # lab ships it
+    on = ("--name", "on", "--initial", str(tmp_path / "p75"), "--samples", "2", "--budget", "0.001")
+    assert command(*words, *on).exit_code == 0
+    assert json.loads((tmp_path / "on" / "student" / STUDENT).read_text("utf-8"))["initial"] == "p75"
+    with pytest.raises(InputError, match=r"pruned_ratio=0.75, and the sparsity asked makes 0.5"):
+        command(*words, *on, "--name", "less", "--sparsity", "structured-0.5")
     with pytest.raises(InputError, match="holds a run with criterion='activation'"):
         command(*words, "--criterion", "taylor")
     with pytest.raises(InputError, match="steps=4: lab is none of few steps"):
