@@ -180,7 +180,7 @@ def loss(
     distil, data = ((v - other)[:, :, known:].square().mean(1) for other in (aim, eps - x0))
     weight = torch.ones_like(distil)
     if cover is not None:
-        weight += FOCUS * F.adaptive_avg_pool2d(cover, x0.shape[-2:])[:, known:]
+        weight += FOCUS * F.adaptive_avg_pool2d(cover, (x0.shape[-2], x0.shape[-1]))[:, known:]
     total = (weight * distil).sum() / weight.sum() + flow * data.mean()
     return {"loss": total, "distil": distil.detach().mean(), "flow": data.detach().mean()}
 
