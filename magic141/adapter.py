@@ -52,6 +52,14 @@ def factor(student: nn.Module, teacher: nn.Module, rank: int) -> dict[str, Tenso
     return found
 
 
+@torch.no_grad()
+def strengthen(student: nn.Module, teacher: nn.Module, strength: float) -> None:
+    """Multiply what `student` changes of `teacher` by `strength`, in place."""
+    theirs = dict(teacher.named_parameters())
+    for name, parameter in student.named_parameters():
+        parameter.copy_(torch.lerp(theirs[name], parameter, strength))
+
+
 def save(adapter: dict[str, Tensor], folder: Path) -> None:
     """Write `adapter` into a pipeline folder."""
     save_file(adapter, folder / FILE, metadata={"format": "pt"})

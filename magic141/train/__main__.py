@@ -318,13 +318,16 @@ def pack(
             help="Of a student: store what it changes of lab, in matrices of this rank; else whole."
         ),
     ] = None,
+    strength: Annotated[
+        float, typer.Option(min=0, help="Of a student with a rank: times what it changes of lab.")
+    ] = 1.0,
 ) -> None:
     """Write the trained stages, or a student, as one diffusers folder, in half precision, with card and checksums."""
     shipped = Path("magic141/weights")
     if student is not None:
         from magic141.train import student as packing
 
-        packing.pack(student, target or shipped / "lab-student", rank)
+        packing.pack(student, target or shipped / "lab-student", rank, strength)
         return
     from magic141.train import recipes
 

@@ -115,7 +115,8 @@ def write_student_card(facts: dict[str, Any], trained: dict[str, Any] | None, pa
     stored = "whole"
     if "rank" in facts:
         lost = f"{facts['left_out']:.1%} of it is left out"
-        stored = f"what it changes of `lab`, in matrices of rank {facts['rank']}: {lost}"
+        times = f", times {facts['strength']:g}" if facts.get("strength", 1) != 1 else ""
+        stored = f"what it changes of `lab`{times}, in matrices of rank {facts['rank']}: {lost}"
     shown = {
         **facts,
         "stored": stored,

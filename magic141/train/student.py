@@ -65,13 +65,18 @@ def store(
     os.replace(partial, folder)
 
 
-def pack(student: Path, target: Path, rank: int | None = None) -> None:
+def pack(student: Path, target: Path, rank: int | None = None, strength: float = 1.0) -> None:
     """Ship a student: `target` becomes that pipeline folder, with card and checksums, without what its teacher ships.
 
     rank: ship its transformer as what it changes of the teacher's, in matrices of that rank (`magic141.adapter`).
 
-    Raises InputError where `student` is none, or with a `rank` and no teacher that ships.
+    strength: times what it changes of the teacher's: 1 is the student as it was trained, and more goes on where
+        training went, along a straight line (as task vectors, arXiv 2212.04089). `bench select` says what suits.
+
+    Raises InputError where `student` is none, with a `rank` and no teacher that ships, or for a strength without rank.
     """
+    if strength != 1 and rank is None:
+        raise InputError(f"strength={strength:g} is of what a student changes of lab: give a rank as well")
     if not (student / STUDENT).is_file():
         raise InputError(
             f"{student} has no {STUDENT}: name a student or snapshot that `distill` or `recover` left"
@@ -92,8 +97,9 @@ def pack(student: Path, target: Path, rank: int | None = None) -> None:
             Magic141Transformer3DModel.from_pretrained(folder / "transformer", dtype=torch.float32)
             for folder in (weights.resolve(LAB.name), student)
         )
+        adapter.strengthen(ours, teacher, strength)
         adapter.save(adapter.factor(ours, teacher, rank), partial)
-        facts |= {"rank": rank, "left_out": adapter.left_out(ours, teacher, partial)}
+        facts |= {"strength": strength, "rank": rank, "left_out": adapter.left_out(ours, teacher, partial)}
         (partial / STUDENT).write_text(json.dumps(facts, indent=1) + "\n", "utf-8", newline="\n")
         weights.share(partial, LAB.name, tuple(SHAREABLE), changed=["transformer"])
     cards = [folder / "card.json" for folder in (student.parent, student.parent.parent)]

@@ -86,6 +86,13 @@ def test_a_student_ships_as_what_it_changes_of_its_teacher(tmp_path, monkeypatch
     pipe = Magic141Pipeline.from_pretrained("lab-thin")
     for name, value in pipe.transformer.state_dict().items():
         torch.testing.assert_close(value, student_model.state_dict()[name], rtol=0, atol=2e-3)
+    student.pack(made, target, rank=2, strength=1.5)
+    assert "changes of `lab`, times 1.5, in" in (target / "README.md").read_text()
+    farther = Magic141Pipeline.from_pretrained("lab-thin").transformer.single_transformer_blocks[0].to_qkv
+    before = teacher.transformer.single_transformer_blocks[0].to_qkv
+    torch.testing.assert_close(farther.bias, before.bias + 0.15, rtol=0, atol=1e-3)
+    with pytest.raises(InputError, match=r"strength=1.5 .* give a rank"):
+        student.pack(made, target, strength=1.5)
     half = Magic141Pipeline.from_pretrained("lab-thin", dtype=torch.float16)
     assert half.transformer.dtype == torch.float16
 
