@@ -208,9 +208,12 @@ def sparsify(
         Criterion,
         typer.Option(help="What makes a part important; all but magnitude look at training scenes."),
     ] = Criterion.magnitude,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Solve what is left of 'structured' anew, on training scenes.")
+    ] = False,
 ) -> None:
     """Write MODEL pruned or quantised as one sealed checkpoint. Quality is not recovered by it: training is."""
-    ways = sparsify_package.parse(sparsity, criterion.value)
+    ways = sparsify_package.parse(sparsity, criterion.value, refit)
     weights_folder.resolve(model)
     with notices.status("loading"):
         from magic141.sparsify import checkpoint

@@ -20,8 +20,8 @@ REFINER_MLP_RATIO = 4.0
 class Modulation(nn.Linear):
     """`count` modulation vectors from the conditioning vector, zero at first (adaLN-Zero, arXiv 2212.09748)."""
 
-    def __init__(self, dim: int, count: int) -> None:
-        super().__init__(dim, count * dim)
+    def __init__(self, cond_dim: int, dim: int, count: int) -> None:
+        super().__init__(cond_dim, count * dim)
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.weight)
@@ -36,17 +36,17 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 class ModulatedBlock(nn.Module):
     """What both kinds of block share: where their `count` modulation vectors come from."""
 
-    def __init__(self, dim: int, count: int, shared_modulation: bool) -> None:
+    def __init__(self, cond_dim: int, dim: int, count: int, shared_modulation: bool) -> None:
         super().__init__()
         self.count = count
         self.shared_modulation = shared_modulation
         if shared_modulation:
             self.modulation_offset = nn.Parameter(torch.zeros(count * dim))
         else:
-            self.modulation = Modulation(dim, count)
+            self.modulation = Modulation(cond_dim, dim, count)
 
     def modulations(self, vec: Tensor) -> Sequence[Tensor]:
-        """From the conditioning (B, C), or the shared network's output (B, count * C): each (B, 1, C)."""
+        """From the conditioning (B, cond_dim), or the shared network's output (B, count * C): each (B, 1, C)."""
         mods = vec + self.modulation_offset if self.shared_modulation else self.modulation(vec)
         return mods.unsqueeze(1).chunk(self.count, dim=-1)
 
@@ -81,6 +81,7 @@ class DualStreamBlock(ModulatedBlock):
 
     def __init__(
         self,
+        cond_dim: int,
         dim: int,
         heads: int,
         head_dim: int,
@@ -88,7 +89,7 @@ class DualStreamBlock(ModulatedBlock):
         activation_fn: str,
         shared_modulation: bool,
     ) -> None:
-        super().__init__(dim, 12, shared_modulation)
+        super().__init__(cond_dim, dim, 12, shared_modulation)
         self.video = Stream(dim, heads, head_dim, mlp_dim, activation_fn)
         self.text = Stream(dim, heads, head_dim, mlp_dim, activation_fn)
         self.attn = Attention()
@@ -117,6 +118,7 @@ class SingleStreamBlock(ModulatedBlock):
 
     def __init__(
         self,
+        cond_dim: int,
         dim: int,
         heads: int,
         head_dim: int,
@@ -124,7 +126,7 @@ class SingleStreamBlock(ModulatedBlock):
         activation_fn: str,
         shared_modulation: bool,
     ) -> None:
-        super().__init__(dim, 3, shared_modulation)
+        super().__init__(cond_dim, dim, 3, shared_modulation)
         self.heads = heads
         self.to_qkv = nn.Linear(dim, 3 * heads * head_dim)
         self.norm_qk = QKNorm(head_dim)
@@ -145,7 +147,7 @@ class SingleStreamBlock(ModulatedBlock):
 class RefinerBlock(nn.Module):
     """Self-attention and MLP over text tokens, gated by the refiner's own conditioning vector."""
 
-    def __init__(self, dim: int, heads: int, head_dim: int, mlp_dim: int) -> None:
+    def __init__(self, cond_dim: int, dim: int, heads: int, head_dim: int, mlp_dim: int) -> None:
         super().__init__()
         self.heads = heads
         self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
@@ -154,7 +156,7 @@ class RefinerBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
         self.mlp_in = nn.Linear(dim, mlp_dim)
         self.mlp_out = nn.Linear(mlp_dim, dim)
-        self.modulation = Modulation(dim, 2)
+        self.modulation = Modulation(cond_dim, dim, 2)
         self.attn = Attention()
 
     def forward(self, x: Tensor, vec: Tensor, mask: Tensor | None) -> Tensor:
@@ -168,12 +170,21 @@ class TokenRefiner(nn.Module):
     """Text tokens (B, L, text width) -> (B, L, C), modulated by time and the mean token."""
 
     def __init__(
-        self, text_dim: int, dim: int, heads: int, head_dim: int, mlp_dim: int, num_layers: int
+        self,
+        text_dim: int,
+        cond_dim: int,
+        dim: int,
+        heads: int,
+        head_dim: int,
+        mlp_dim: int,
+        num_layers: int,
     ) -> None:
         super().__init__()
-        self.time_text_embed = CombinedTimestepTextProjEmbeddings(dim, text_dim)
+        self.time_text_embed = CombinedTimestepTextProjEmbeddings(cond_dim, text_dim)
         self.proj_in = nn.Linear(text_dim, dim)
-        self.blocks = nn.ModuleList(RefinerBlock(dim, heads, head_dim, mlp_dim) for _ in range(num_layers))
+        self.blocks = nn.ModuleList(
+            RefinerBlock(cond_dim, dim, heads, head_dim, mlp_dim) for _ in range(num_layers)
+        )
 
     def forward(self, text: Tensor, timestep: Tensor, mask: Tensor | None) -> Tensor:
         attention_mask = None

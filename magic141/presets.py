@@ -30,7 +30,7 @@ class TransformerConfig:
     image_condition_type: str | None = None
     shared_modulation: bool = False
     continuation_embed: bool = False
-    pruned_ratio: float = 0.0  # share of heads and hidden units that every block lacks
+    pruned_ratio: float = 0.0  # share of heads, hidden units and conditioning that is gone
     pruned_blocks: tuple[int, ...] | None = None  # blocks left out, counted through both kinds
 
 

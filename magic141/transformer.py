@@ -62,8 +62,8 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
         activation_fn: of the MLPs, "gelu-approximate" (as there) or "gelu".
         shared_modulation: one modulation network for all blocks of a kind, plus a learned offset a block.
         continuation_embed: learn a vector each for clips that start a video and clips that continue one.
-        pruned_ratio: share of heads and hidden units that every block lacks (see `magic141.sparsify`); the width
-            stays `num_attention_heads * attention_head_dim`.
+        pruned_ratio: share of heads and hidden units that every block lacks, and of units that the conditioning vector
+            lacks (see `magic141.sparsify`); the width stays `num_attention_heads * attention_head_dim`.
         pruned_blocks: blocks left out of `num_layers + num_single_layers`, counted through both kinds from 0.
 
     Raises:
@@ -130,7 +130,8 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
         mlp_dim, refiner_dim = (
             kept(int(dim * ratio), pruned_ratio) for ratio in (mlp_ratio, REFINER_MLP_RATIO)
         )
-        block = (dim, heads, attention_head_dim, mlp_dim, activation_fn, shared_modulation)
+        cond_dim = kept(dim, pruned_ratio)
+        block = (cond_dim, dim, heads, attention_head_dim, mlp_dim, activation_fn, shared_modulation)
         embed = (
             CombinedTimestepGuidanceTextProjEmbeddings
             if guidance_embeds
@@ -140,19 +141,19 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
         self.rope = RotaryEmbedding(rope_axes_dim, rope_theta)
         self.x_embedder = nn.Linear(in_channels * patch, dim)
         self.context_embedder = TokenRefiner(
-            text_embed_dim, dim, heads, attention_head_dim, refiner_dim, num_refiner_layers
+            text_embed_dim, cond_dim, dim, heads, attention_head_dim, refiner_dim, num_refiner_layers
         )
-        self.time_text_embed = embed(dim, pooled_projection_dim)
-        self.continuation_embedder = nn.Embedding(2, dim) if continuation_embed else None
-        self.dual_modulation = Modulation(dim, 12) if shared_modulation else None
-        self.single_modulation = Modulation(dim, 3) if shared_modulation else None
+        self.time_text_embed = embed(cond_dim, pooled_projection_dim)
+        self.continuation_embedder = nn.Embedding(2, cond_dim) if continuation_embed else None
+        self.dual_modulation = Modulation(cond_dim, dim, 12) if shared_modulation else None
+        self.single_modulation = Modulation(cond_dim, dim, 3) if shared_modulation else None
         self.transformer_blocks = nn.ModuleList(
             DualStreamBlock(*block) for layer in remaining if layer < num_layers
         )
         self.single_transformer_blocks = nn.ModuleList(
             SingleStreamBlock(*block) for layer in remaining if layer >= num_layers
         )
-        self.norm_out = Modulation(dim, 2)
+        self.norm_out = Modulation(cond_dim, dim, 2)
         self.proj_out = nn.Linear(dim, out_channels * patch)
 
         nn.init.zeros_(self.proj_out.weight)

@@ -37,7 +37,7 @@ class Lab:
     pixel is wrong by up to a grey level. The steps' arithmetic is fp32 always. `sparsity` is what
     `magic141.sparsify.parse` reads, and is done to the transformer after loading, without recovery: a checkpoint that
     was pruned and trained again is a `model` of its own. `criterion` says which parts go; all but
-    "magnitude" are looked up on a few training scenes.
+    "magnitude" are looked up on a few training scenes, to which heads and hidden units that stay are then refitted.
     """
 
     model: str = "lab"
@@ -64,7 +64,7 @@ class Lab:
             arguments.check_guidance_scale(self.image_guidance_scale, "image_guidance_scale")
         arguments.check_shift(self.shift)
         self._check_length()
-        self._ways = sparsify.parse(self.sparsity, self.criterion)
+        self._ways = sparsify.parse(self.sparsity, self.criterion, refit=self.criterion != "magnitude")
 
     def _check_length(self) -> None:
         arguments.check_num_frames(self.num_frames)

@@ -11,7 +11,7 @@ for a GPU that has kernels for it. The others store weights in fewer bits. Impor
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from magic141.errors import InputError
@@ -40,6 +40,7 @@ class Sparsity:
     ratio: in [0, 1), the share of what is removed: heads and hidden units, blocks, or weights. "n:m" takes quarters,
         "2:4" one half; quantisation takes none.
     criterion: what makes a part important, for "structured" and "blocks" (see `magic141.sparsify.importance`).
+    refit: solve what is left anew, for "structured" (see `magic141.sparsify.refit`).
 
     Raises:
         InputError: a field is unknown, out of range, or means nothing for this kind.
@@ -48,6 +49,7 @@ class Sparsity:
     kind: str
     ratio: float = 0.0
     criterion: str = "magnitude"
+    refit: bool = False
 
     def __post_init__(self) -> None:
         for name, value, known in (("kind", self.kind, KINDS), ("criterion", self.criterion, CRITERIA)):
@@ -61,17 +63,20 @@ class Sparsity:
             raise InputError(f"ratio={self.ratio} must be 0.5 for kind '2:4'; 'n:m' takes other quarters")
         if self.kind == "n:m" and self.ratio * 4 % 1:
             raise InputError(f"ratio={self.ratio} must be a quarter for kind 'n:m': 0, 0.25, 0.5 or 0.75")
+        if self.refit and self.kind != "structured":
+            raise InputError(f"refit=True means nothing for kind {self.kind!r}: leave it out")
 
 
-def parse(text: str, criterion: str = "magnitude") -> tuple[Sparsity, ...]:
+def parse(text: str, criterion: str = "magnitude", refit: bool = False) -> tuple[Sparsity, ...]:
     """The ways that a knob such as "structured-0.5+int8" names, in order; "none" names none.
 
     Each is a kind, then, where it takes one, a hyphen and the ratio: "unstructured-0.75", "n:m-0.75", "2:4", "int8".
-    `criterion` is that of what is pruned.
+    `criterion` is that of what is pruned, `refit` that of what is "structured".
 
     Raises InputError: a kind is unknown, a ratio is missing, no number, or out of range, or "none" is not alone.
     """
-    return () if text == "none" else tuple(_way(part, criterion) for part in text.split("+"))
+    ways = () if text == "none" else tuple(_way(part, criterion) for part in text.split("+"))
+    return tuple(replace(way, refit=refit and way.kind == "structured") for way in ways)
 
 
 def _way(text: str, criterion: str) -> Sparsity:
@@ -93,7 +98,7 @@ def _way(text: str, criterion: str) -> Sparsity:
 
 def need_calibration(ways: Iterable[Sparsity]) -> bool:
     """Whether `apply` needs to know of data."""
-    return any(way.kind in PRUNED and way.criterion != "magnitude" for way in ways)
+    return any(way.refit or (way.kind in PRUNED and way.criterion != "magnitude") for way in ways)
 
 
 def apply(
@@ -102,24 +107,30 @@ def apply(
     """Sparsify a transformer, or that of a pipeline, in the order of `ways`; returns what replaces `target`.
 
     A pipeline gets the new transformer and is returned itself. Of a transformer, pruning makes a new one; masks and
-    quantisation change the one that they are given. `calibration` is gone through once for each pruning whose
-    criterion needs it.
+    quantisation change the one that they are given. `calibration` is for pruning whose criterion needs it, and for
+    refitting.
 
     Raises:
-        InputError: pruning twice, quantising twice, pruning what is quantised, or a criterion without calibration.
+        InputError: pruning twice, quantising twice, pruning what is quantised, or a criterion or refitting without
+            calibration.
         UnsupportedError: this machine lacks the kernels, or the package that quantises.
     """
     from magic141.pipeline import Magic141Pipeline
     from magic141.sparsify.importance import measure
     from magic141.sparsify.masks import mask_n_of_four, mask_unstructured, pack_semi_structured
     from magic141.sparsify.quantise import quantise
+    from magic141.sparsify.refit import refit
     from magic141.sparsify.structured import prune_blocks, prune_layers
 
+    calibration = list(calibration)
     model = target.transformer if isinstance(target, Magic141Pipeline) else target
     for way in ways:
         if way.kind in PRUNED:
+            dense, importance = model, measure(model, way.criterion, calibration)
             prune = prune_layers if way.kind == "structured" else prune_blocks
-            model = prune(model, way.ratio, measure(model, way.criterion, calibration))
+            model = prune(dense, way.ratio, importance)
+            if way.refit:
+                refit(model, dense, way.ratio, importance, calibration)
         elif way.kind == "unstructured":
             mask_unstructured(model, way.ratio)
         elif way.kind == "n:m":

@@ -89,8 +89,10 @@ def write(
             name=folder.name,
             model=model,
             sparsity=text,
-            criterion="".join({f", by {way.criterion}" for way in ways if way.kind in PRUNED}),
-            option="".join({f" --criterion {way.criterion}" for way in ways if way.kind in PRUNED}),
+            criterion="".join({f", by {way.criterion}" for way in ways if way.kind in PRUNED})
+            + ", refitted" * any(way.refit for way in ways),
+            option="".join({f" --criterion {way.criterion}" for way in ways if way.kind in PRUNED})
+            + " --refit" * any(way.refit for way in ways),
             source=weights.fingerprint(source),
             after=after,
             before=before,

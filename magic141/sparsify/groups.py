@@ -2,7 +2,9 @@
 
 A head is its rows of `to_qkv` (of queries, keys and values) and the columns of `to_out` that read it; a hidden unit of
 an MLP is its row of `mlp_in` and the column that reads it. Every block of the model has such groups, the refiner's
-too. The two streams of a dual-stream block share their heads, and keep hidden units of their own.
+too. The two streams of a dual-stream block share their heads, and keep hidden units of their own. A unit of the
+conditioning vector is its rows of all embedders that add to it, and its column of every modulation network: in a small
+transformer those networks hold a fifth of the weights, and the vector knows little more than time and caption.
 """
 
 from __future__ import annotations
@@ -14,57 +16,63 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from magic141.blocks import DualStreamBlock, RefinerBlock, SingleStreamBlock, Stream
+from magic141.blocks import DualStreamBlock, Modulation, RefinerBlock, SingleStreamBlock, Stream, TokenRefiner
 from magic141.errors import InputError
 from magic141.transformer import Magic141Transformer3DModel
 
 
 @dataclass(frozen=True)
-class Part:
-    """`count` groups inside two layers.
+class Writer:
+    """A layer whose outputs are (copies, count, size) by group. Those of an embedding are the columns of its table."""
 
-    writer: its rows are (copies, count, size). reader: its columns from `start` on are (count, size).
-    """
-
-    writer: nn.Linear
-    reader: nn.Linear
-    start: int
-    copies: int
+    layer: nn.Linear | nn.Embedding
     count: int
-    size: int
+    size: int = 1
+    copies: int = 1
 
-    def rows(self) -> Tensor:
-        """(count, copies * size), the rows of the writer that belong to each group."""
-        rows = torch.arange(self.copies * self.count * self.size)
-        return rows.view(self.copies, self.count, self.size).transpose(0, 1).flatten(1)
+    @property
+    def axis(self) -> int:
+        """The axis of the weight that holds the outputs."""
+        return int(isinstance(self.layer, nn.Embedding))
 
-    def columns(self) -> Tensor:
-        """(count, size), the columns of the reader that belong to each group."""
+    def outputs(self) -> Tensor:
+        """(count, copies * size), the outputs that belong to each group."""
+        outputs = torch.arange(self.copies * self.count * self.size)
+        return outputs.view(self.copies, self.count, self.size).transpose(0, 1).flatten(1)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A layer whose inputs from `start` on are (count, size) by group."""
+
+    layer: nn.Linear
+    count: int
+    size: int = 1
+    start: int = 0
+
+    def inputs(self) -> Tensor:
+        """(count, size), the inputs that belong to each group."""
         return self.start + torch.arange(self.count * self.size).view(self.count, self.size)
 
 
 @dataclass(frozen=True)
 class Site:
-    """Groups of which some can go: with two parts, a group is one and the same head in both streams."""
+    """`count` groups of which some can go, from all that write them and all that read them."""
 
     name: str
-    parts: tuple[Part, ...]
+    writers: tuple[Writer, ...]
+    readers: tuple[Reader, ...]
 
     @property
     def count(self) -> int:
-        return self.parts[0].count
+        return self.readers[0].count
 
 
 def sites(model: Magic141Transformer3DModel) -> Iterator[Site]:
-    """The heads and the hidden units of every block, named after their block."""
-    for name, block in model.named_modules():
-        if isinstance(block, DualStreamBlock):
-            yield Site(f"{name}.heads", (_heads(block.video), _heads(block.text)))
-            yield Site(f"{name}.video.mlp", (_hidden(block.video),))
-            yield Site(f"{name}.text.mlp", (_hidden(block.text),))
-        elif isinstance(block, (SingleStreamBlock, RefinerBlock)):
-            yield Site(f"{name}.heads", (_heads(block),))
-            yield Site(f"{name}.mlp", (_hidden(block),))
+    """Every set of groups, in the order in which the model runs through their readers."""
+    yield from _conditioning("context_embedder.", model.context_embedder)
+    yield from _conditioning("", model)
+    yield from _in_blocks(model)
 
 
 def blocks(model: Magic141Transformer3DModel) -> dict[str, tuple[nn.Linear, ...]]:
@@ -80,9 +88,12 @@ def blocks(model: Magic141Transformer3DModel) -> dict[str, tuple[nn.Linear, ...]
 
 
 def layers(model: Magic141Transformer3DModel) -> list[nn.Linear]:
-    """Every layer that a site writes or reads: those that masks thin out."""
-    parts = [part for site in sites(model) for part in site.parts]
-    return list(dict.fromkeys(layer for part in parts for layer in (part.writer, part.reader)))
+    """Every layer that a head or a hidden unit of a block is written or read by: those that masks thin out."""
+    found: dict[nn.Module, None] = {}
+    for site in _in_blocks(model):
+        found |= dict.fromkeys(writer.layer for writer in site.writers)
+        found |= dict.fromkeys(reader.layer for reader in site.readers)
+    return [layer for layer in found if isinstance(layer, nn.Linear)]
 
 
 def check_dense(model: Magic141Transformer3DModel, what: str) -> None:
@@ -91,12 +102,58 @@ def check_dense(model: Magic141Transformer3DModel, what: str) -> None:
         raise InputError(f"cannot {what} a quantised model: {what} first, then quantise")
 
 
-def _heads(block: Stream | SingleStreamBlock | RefinerBlock) -> Part:
-    size = block.to_qkv.out_features // (3 * block.heads)
-    return Part(block.to_qkv, block.to_out, start=0, copies=3, count=block.heads, size=size)
+def _in_blocks(model: Magic141Transformer3DModel) -> Iterator[Site]:
+    """The heads and the hidden units of every block, named after their block."""
+    for name, block in model.named_modules():
+        if isinstance(block, DualStreamBlock):
+            yield _heads(f"{name}.heads", block.video, block.text)
+            yield _hidden(f"{name}.video.mlp", block.video)
+            yield _hidden(f"{name}.text.mlp", block.text)
+        elif isinstance(block, (SingleStreamBlock, RefinerBlock)):
+            yield _heads(f"{name}.heads", block)
+            yield _hidden(f"{name}.mlp", block)
 
 
-def _hidden(block: Stream | SingleStreamBlock | RefinerBlock) -> Part:
-    width = block.mlp_in.out_features
+def _conditioning(prefix: str, model: Magic141Transformer3DModel | TokenRefiner) -> Iterator[Site]:
+    """The hidden units of the embedders of a conditioning vector, then the units of the vector itself."""
+    embedders = dict(model.time_text_embed.named_children())
+    del embedders["time_proj"]  # sines and cosines: no weights
+    for name, embedder in embedders.items():
+        count = embedder.linear_1.out_features
+        writer, reader = Writer(embedder.linear_1, count), Reader(embedder.linear_2, count)
+        yield Site(f"{prefix}time_text_embed.{name}", (writer,), (reader,))
+    added: list[nn.Linear | nn.Embedding] = [embedder.linear_2 for embedder in embedders.values()]
+    if isinstance(flag := getattr(model, "continuation_embedder", None), nn.Embedding):
+        added.append(flag)
+    modulations = [
+        layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, Modulation) and not name.startswith("context_embedder.")
+    ]
+    count = modulations[0].in_features
+    yield Site(
+        f"{prefix}time_text_embed",
+        tuple(Writer(layer, count) for layer in added),
+        tuple(Reader(layer, count) for layer in modulations),
+    )
+
+
+def _heads(name: str, *streams: Stream | SingleStreamBlock | RefinerBlock) -> Site:
+    """One and the same head in all `streams`."""
+    count = streams[0].heads
+    size = streams[0].to_qkv.out_features // (3 * count)
+    return Site(
+        name,
+        tuple(Writer(stream.to_qkv, count, size, copies=3) for stream in streams),
+        tuple(Reader(stream.to_out, count, size) for stream in streams),
+    )
+
+
+def _hidden(name: str, block: Stream | SingleStreamBlock | RefinerBlock) -> Site:
+    count = block.mlp_in.out_features
     reader = block.to_out if isinstance(block, SingleStreamBlock) else block.mlp_out
-    return Part(block.mlp_in, reader, start=reader.in_features - width, copies=1, count=width, size=1)
+    return Site(
+        name,
+        (Writer(block.mlp_in, count),),
+        (Reader(reader, count, start=reader.in_features - count),),
+    )

@@ -50,11 +50,10 @@ def measure(model: Magic141Transformer3DModel, criterion: str, calibration: Cali
 
 
 def _magnitude(model: Magic141Transformer3DModel) -> Importance:
-    rows = {layer: _row_squares(layer) for layer in _linears(model)}
-    columns = {layer: layer.weight.detach().float().square().sum(0).cpu() for layer in _linears(model)}
-    groups = {site.name: (_rows(site, rows) + _columns(site, columns)).sqrt() for site in sites(model)}
+    columns = {layer: layer.weight.detach().float().square().sum(0).cpu() for layer in _readers(model)}
+    groups = {site.name: (_rows(site) + _columns(site, columns)).sqrt() for site in sites(model)}
     whole = {
-        name: sum(rows[layer].sum().item() for layer in _linears(model.get_submodule(name))) ** 0.5
+        name: sum(_squares(layer, 0).sum().item() for layer in _linears(model.get_submodule(name))) ** 0.5
         for name in blocks(model)
     }
     return Importance(groups, whole)
@@ -118,22 +117,24 @@ def _taylor(model: Magic141Transformer3DModel, calibration: Calibration) -> Impo
     )
 
 
-def _rows(site: Site, values: dict[nn.Linear, Tensor]) -> Tensor:
-    return torch.stack([values[part.writer][part.rows()].sum(1) for part in site.parts]).sum(0)
+def _rows(site: Site) -> Tensor:
+    found = [_squares(part.layer, part.axis)[part.outputs()].sum(1) for part in site.writers]
+    return torch.stack(found).sum(0)
 
 
 def _columns(site: Site, values: dict[nn.Linear, Tensor]) -> Tensor:
-    return torch.stack([values[part.reader][part.columns()].sum(1) for part in site.parts]).sum(0)
+    return torch.stack([values[part.layer][part.inputs()].sum(1) for part in site.readers]).sum(0)
 
 
-def _row_squares(layer: nn.Linear) -> Tensor:
-    """(out_features,), squares of a row's weights and its bias."""
-    weights = layer.weight.detach().float().square().sum(1)
-    return (weights if layer.bias is None else weights + layer.bias.detach().float().square()).cpu()
+def _squares(layer: nn.Linear | nn.Embedding, axis: int) -> Tensor:
+    """Along `axis` of its weight, which holds a layer's outputs: squares of the weights of each, and of its bias."""
+    weights = layer.weight.detach().float().square().sum(1 - axis)
+    bias = getattr(layer, "bias", None)
+    return (weights if bias is None else weights + bias.detach().float().square()).cpu()
 
 
 def _readers(model: Magic141Transformer3DModel) -> list[nn.Linear]:
-    return list(dict.fromkeys(part.reader for site in sites(model) for part in site.parts))
+    return list(dict.fromkeys(part.layer for site in sites(model) for part in site.readers))
 
 
 def _linears(module: nn.Module) -> list[nn.Linear]:

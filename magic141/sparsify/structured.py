@@ -1,4 +1,5 @@
-"""Structured pruning: a new transformer that lacks the least important heads and hidden units, or blocks.
+"""Structured pruning: a new transformer that lacks the least important heads, hidden units and units of conditioning,
+or blocks.
 
 Every block loses the same share, so that layers shrink alike and the saving is known beforehand. The width of the
 residual stream stays, and so do query and key norms and rotary positions, which heads share.
@@ -20,7 +21,8 @@ from magic141.transformer import Magic141Transformer3DModel
 def prune_layers(
     model: Magic141Transformer3DModel, ratio: float, importance: Importance
 ) -> Magic141Transformer3DModel:
-    """A copy without the share `ratio` of the heads and of the hidden units of every block, rounded down.
+    """A copy without the share `ratio` of the heads and of the hidden units of every block, and of the units of the
+    conditioning, rounded down.
 
     Its config has `pruned_ratio`. At ratio 0 it is the model itself, bit for bit.
 
@@ -28,27 +30,33 @@ def prune_layers(
         InputError: ratio outside [0, 1), or the model is pruned or quantised already.
     """
     check_whole(model)
-    row_masks: dict[nn.Linear, Tensor] = {}
-    column_masks: dict[nn.Linear, Tensor] = {}
+    state = model.state_dict()
+    for (key, axis), mask in what_stays(model, ratio, importance).items():
+        state[key] = state[key].index_select(axis, mask.nonzero().flatten().to(state[key].device))
+    return _rebuilt(model, state, {"pruned_ratio": ratio})
+
+
+def what_stays(
+    model: Magic141Transformer3DModel, ratio: float, importance: Importance
+) -> dict[tuple[str, int], Tensor]:
+    """(name of a parameter, axis) -> which of its rows or columns stay, for all that lose some."""
+    names = {layer: name for name, layer in model.named_modules()}
+    stays: dict[tuple[str, int], Tensor] = {}
+
+    def take(layer: nn.Module, leaf: str, axis: int, lost: Tensor) -> None:
+        key = f"{names[layer]}.{leaf}"
+        whole = torch.ones(layer.get_parameter(leaf).shape[axis], dtype=torch.bool)
+        stays.setdefault((key, axis), whole)[lost] = False
+
     for site in sites(model):
         lost = least(importance.groups[site.name], ratio)
-        for part in site.parts:
-            rows = row_masks.setdefault(part.writer, torch.ones(part.writer.out_features, dtype=torch.bool))
-            columns = column_masks.setdefault(
-                part.reader, torch.ones(part.reader.in_features, dtype=torch.bool)
-            )
-            rows[part.rows()[lost]] = False
-            columns[part.columns()[lost]] = False
-
-    state = model.state_dict()
-    for name, layer in model.named_modules():
-        if layer in row_masks:
-            for key in (f"{name}.weight", f"{name}.bias"):
-                state[key] = state[key][row_masks[layer].to(state[key].device)]
-        if layer in column_masks:
-            key = f"{name}.weight"
-            state[key] = state[key][:, column_masks[layer].to(state[key].device)]
-    return _rebuilt(model, state, {"pruned_ratio": ratio})
+        for writer in site.writers:
+            take(writer.layer, "weight", writer.axis, writer.outputs()[lost])
+            if getattr(writer.layer, "bias", None) is not None:
+                take(writer.layer, "bias", 0, writer.outputs()[lost])
+        for reader in site.readers:
+            take(reader.layer, "weight", 1, reader.inputs()[lost])
+    return stays
 
 
 def prune_blocks(

@@ -188,7 +188,7 @@ def recover(
     ] = "structured-0.5",
     criterion: Annotated[
         str, typer.Option(help="What makes a part important: magnitude, activation, taylor.")
-    ] = "activation",
+    ] = "taylor",
     dense: Annotated[str, typer.Option(help="A preset, a folder, or a hub repository.")] = "lab",
     flow: Annotated[
         float | None,

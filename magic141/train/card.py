@@ -94,7 +94,7 @@ The weights `{dense}` pruned to {size:.3f} of the transformer's parameters, then
 
 | | |
 |---|---|
-| pruned | {sparsity} by {criterion} |
+| pruned | {sparsity} by {criterion}{refitted} |
 | went on from | {initial} |
 | weight of the flow matching loss | {flow} |
 | updates, samples, minutes | {seen} |
@@ -121,6 +121,7 @@ def write_student_card(facts: dict[str, Any], trained: dict[str, Any] | None, pa
         **facts,
         "stored": stored,
         "initial": facts.get("initial") or "the dense weights themselves",
+        "refitted": ", then refitted" if facts.get("sparsity", "").startswith("structured") else "",
         "name": path.parent.name,
         "sampler": sampler,
         "tasks": ", ".join(facts.get("tasks", ())),

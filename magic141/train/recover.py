@@ -1,8 +1,8 @@
 """Stage `recover`: a pruned transformer learns to say what the dense one says, which it was made from.
 
-Distillation of the output alone, which suffices where depth is kept (Muralidharan et al. 2024, arXiv 2407.14679): of
-velocities on stored latents, in the tasks and at the times of stage `i2v`. The flow matching loss beside it keeps the
-data in sight.
+What is left is refitted first, layer by layer (`magic141.sparsify.refit`). Then distillation of the output alone, which
+suffices where depth is kept (Muralidharan et al. 2024, arXiv 2407.14679): of velocities on stored latents, in the tasks
+and at the times of stage `i2v`. The flow matching loss beside it keeps the data in sight.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Plan:
     """
 
     sparsity: str = "structured-0.5"
-    criterion: str = "activation"
+    criterion: str = "taylor"
     calibration: int = BATCHES
     flow: float = FLOW
     steps: int | None = None
@@ -111,8 +111,8 @@ def run(plan: Plan, settings: Settings, latents: Path, dense: Path, stored: int)
 def pruned_of(
     plan: Plan, dense: Magic141Transformer3DModel, batches: i2v.Draw, fixed: Tensor | None
 ) -> Magic141Transformer3DModel:
-    """A pruned copy of `dense`, its importance looked up on the first batches of all tasks."""
-    ways = [replace(way, criterion=plan.criterion) for way in parse(plan.sparsity)]
+    """A pruned and refitted copy of `dense`, its importance looked up on the first batches of all tasks."""
+    ways = parse(plan.sparsity, plan.criterion, refit=True)
     shown = first_batches(batches, plan.calibration)
     pruned: Magic141Transformer3DModel = apply(dense, *ways, calibration=losses_on(shown, fixed))
     return pruned

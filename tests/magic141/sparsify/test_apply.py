@@ -73,6 +73,7 @@ def test_a_pruned_and_quantised_pipeline_is_one_checkpoint(pipe: Magic141Pipelin
         ({"kind": "n:m", "ratio": 0.3}, "ratio=0.3 must be a quarter"),
         ({"kind": "2:4", "ratio": 0.25}, "ratio=0.25 must be 0.5"),
         ({"kind": "int8", "ratio": 0.5}, "ratio=0.5 means nothing for kind 'int8'"),
+        ({"kind": "blocks", "ratio": 0.5, "refit": True}, "refit=True means nothing for kind 'blocks'"),
     ],
 )
 def test_specifications_that_mean_nothing_are_refused(fields: dict[str, Any], message: str) -> None:
@@ -99,6 +100,7 @@ def test_specifications_need_no_torch() -> None:
 def test_knobs_name_ways(text: str, ways: list[tuple[str, float]]) -> None:
     assert [(way.kind, way.ratio) for way in parse(text)] == ways
     assert {way.criterion for way in parse(text, "taylor")} <= {"taylor"}
+    assert all(way.refit == (way.kind == "structured") for way in parse(text, refit=True))
 
 
 @pytest.mark.parametrize(

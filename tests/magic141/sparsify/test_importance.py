@@ -18,11 +18,12 @@ DEAD = 2
 def silence(model: Magic141Transformer3DModel, writers: bool) -> None:
     """Group `DEAD` of every site is read by nobody, and with `writers` computes nothing either."""
     for site in sites(model):
-        for part in site.parts:
-            part.reader.weight.data[:, part.columns()[DEAD]] = 0
-            if writers:
-                part.writer.weight.data[part.rows()[DEAD]] = 0
-                part.writer.bias.data[part.rows()[DEAD]] = 0
+        for reader in site.readers:
+            reader.layer.weight.data[:, reader.inputs()[DEAD]] = 0
+        for writer in site.writers if writers else ():
+            writer.layer.weight.data.index_fill_(writer.axis, writer.outputs()[DEAD], 0)
+            if not isinstance(writer.layer, nn.Embedding):
+                writer.layer.bias.data[writer.outputs()[DEAD]] = 0
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
@@ -81,12 +82,12 @@ def test_taylor_is_the_squared_derivative_by_a_gate(
 
     def losses(gate: float) -> Tensor:
         """With head 1 of both streams times `gate`."""
-        for part in site.parts:
-            part.reader.weight.data[:, part.columns()[1]] *= gate
+        for reader in site.readers:
+            reader.layer.weight.data[:, reader.inputs()[1]] *= gate
         with torch.no_grad():
             values = torch.stack([loss(model) for loss in calibration])
-        for part in site.parts:
-            part.reader.weight.data[:, part.columns()[1]] /= gate
+        for reader in site.readers:
+            reader.layer.weight.data[:, reader.inputs()[1]] /= gate
         return values
 
     slope = (losses(1 + 1e-4) - losses(1 - 1e-4)) / 2e-4

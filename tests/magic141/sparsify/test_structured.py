@@ -58,7 +58,16 @@ def test_layers_are_physically_smaller(
     # Four heads and all hidden units go: rows of 64 (+ 1 for the bias) and columns of 64, in every block.
     rows = 3 * 16 * (4 - heads) * 7 + (128 - hidden) * 6 + (256 - refiner)
     columns = 16 * (4 - heads) * 7 + (128 - hidden) * 6 + (256 - refiner)
-    assert parameter_bytes(model) - parameter_bytes(pruned) == 4 * (65 * rows + 64 * columns)
+    in_blocks = 65 * rows + 64 * columns
+    # Both conditioning vectors lose units: rows (+ 1) of two embedders of two layers each, the second of which loses
+    # columns as well, and columns of 17 and 2 modulations of 64.
+    gone = 64 - 16 * heads
+    second = 64 * 64 - (64 - gone) ** 2 + gone
+    vectors = sum(
+        gone * (256 + 1) + gone * (text + 1) + 2 * second + 64 * gone * modulations
+        for text, modulations in ((5, 12 + 3 + 2), (6, 2))
+    )
+    assert parameter_bytes(model) - parameter_bytes(pruned) == 4 * (in_blocks + vectors)
     assert velocity(pruned).shape == velocity(model).shape
     assert pruned.config.pruned_ratio == ratio
 
@@ -84,8 +93,8 @@ def test_heads_and_hidden_units_that_nothing_reads_can_go(
     importance = seeded(model)
     for site in sites(model):
         dead = importance.groups[site.name].argsort()[: site.count // 2]
-        for part in site.parts:
-            part.reader.weight.data[:, part.columns()[dead].flatten()] = 0
+        for reader in site.readers:
+            reader.layer.weight.data[:, reader.inputs()[dead].flatten()] = 0
     found = velocity(prune_layers(model, 0.5, importance))
     torch.testing.assert_close(found, velocity(model), atol=1e-6, rtol=1e-6)
 
