@@ -233,7 +233,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             partial(prior_part, "latent"), "b1", "Image tokens beside text tokens make the teacher converge faster",
             "faster convergence (no number)",
             f"Image to video with the image latent alone, against the whole prior. {AREA}; scale: ln(1 + FD)",
-            OVER_SEEDS, quick=True,
+            OVER_SEEDS,
         ),
         _compared(
             partial(prior_part, "tokens"), "b2",
