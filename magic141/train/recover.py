@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from magic141 import weights
+from magic141.blocks import kept
 from magic141.errors import InputError
 from magic141.pipeline import Magic141Pipeline
 from magic141.scheduler import FewStepScheduler, interpolate
@@ -98,9 +99,10 @@ def run(plan: Plan, settings: Settings, latents: Path, dense: Path, stored: int)
     batches = i2v.drawing(sampler, images, clips, long, settings.batch_size)
     fixed = step_times(plan.steps, pipe.scheduler.config.shift)[:-1] if plan.steps else None
     transformer = pipe.transformer.float().to(settings.device).requires_grad_(True)
-    pruned = pruned_of(plan, transformer, batches, fixed)
-    if plan.initial is not None:
-        pruned = _gone_on_from(plan.initial, pruned)
+    if plan.initial is None:
+        pruned = pruned_of(plan, transformer, batches, fixed)
+    else:
+        pruned = _gone_on_from(plan.initial, plan.sparsity, transformer)
     trained, seen = train(settings, batches, transformer, pruned, plan.flow, fixed)
     told |= {"initial": plan.initial and plan.initial.name}
     facts = {"method": "recover", **told, "dense": dense.name, "size": _size(trained, transformer)}
@@ -118,16 +120,26 @@ def pruned_of(
     return pruned
 
 
-def _gone_on_from(initial: Path, pruned: Magic141Transformer3DModel) -> Magic141Transformer3DModel:
-    """The transformer of a pipeline, which must have the layers of `pruned`."""
+def _gone_on_from(
+    initial: Path, sparsity: str, dense: Magic141Transformer3DModel
+) -> Magic141Transformer3DModel:
+    """The transformer of a pipeline, which must lack as much of `dense` as `sparsity` says."""
     earlier = Magic141Pipeline.from_pretrained(initial).transformer.float()
-    for name in ("pruned_ratio", "pruned_blocks"):
-        was, asked = earlier.config[name], pruned.config[name]
-        if was != asked:
+    (way,) = parse(sparsity)
+    blocks = dense.config.num_layers + dense.config.num_single_layers
+    for what, wanted, was in (
+        ("pruned_ratio", way.ratio * (way.kind == "structured"), earlier.config.pruned_ratio),
+        (
+            "blocks pruned",
+            (blocks - kept(blocks, way.ratio)) * (way.kind == "blocks"),
+            len(earlier.config.pruned_blocks or ()),
+        ),
+    ):
+        if was != wanted:
             raise InputError(
-                f"--initial {initial.name} has {name}={was!r}, and the sparsity asked makes {asked!r}"
+                f"--initial {initial.name} has {what}={was:g}, and sparsity={sparsity!r} asks for {wanted:g}"
             )
-    return earlier.to(next(pruned.parameters()).device).requires_grad_(True)
+    return earlier.to(dense.device).requires_grad_(True)
 
 
 def train(
