@@ -21,9 +21,10 @@ were committed before the first run of what they are of, and a claim that fails 
 RERUN = """
 ## Run them
 
-`python -m nox -s claims` runs what is missing and resumes; `-- --quick` runs (b) alone, with smaller numbers of
-everything (13 minutes; differences are still below their intervals); `-- --dry-run` prints the items. Latency of the
-step table is measured by `python -m bench run bench/suites/lab.yaml`, each cell in a process alone.
+`python -m nox -s claims` runs what is missing and resumes; `-- --quick` runs b2 alone, with smaller numbers of
+everything (0.12 [0.08, 0.16], in 24 minutes on one core that shared its machine; on two it is planned to take less than
+20); `-- --dry-run` prints the items. Latency of the step table is measured by
+`python -m bench run bench/suites/lab.yaml`, each cell in a process alone.
 
 Distillation progress is normalised as (FD - FD_56) / (FD_4 - FD_56): 1 where the student is as far as the teacher in
 as few Euler steps, 0 where it does what the teacher does in 56. A student need not start at 1: its sampler is another,
