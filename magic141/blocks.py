@@ -15,6 +15,7 @@ from magic141.attention import NORM_EPS, Attention, QKNorm
 from magic141.errors import InputError
 
 REFINER_MLP_RATIO = 4.0
+WIDE, ALIGNED = 64, 16
 
 
 class Modulation(nn.Linear):
@@ -211,7 +212,9 @@ def activation(name: str) -> nn.Module:
 
 
 def kept(count: int, ratio: float) -> int:
-    """How many of `count` heads, hidden units or blocks remain when the share `ratio` of them is pruned.
+    """How many of `count` heads, units or blocks remain when the share `ratio` of them is pruned.
+
+    From `WIDE` on they are the width of a matrix: then they are cut to a multiple of `ALIGNED`, for its kernels' sake.
 
     Raises InputError: ratio outside [0, 1).
     """
@@ -219,4 +222,5 @@ def kept(count: int, ratio: float) -> int:
         raise InputError(
             f"{ratio=} must lie in [0, 1): it is the share that is removed, and something must stay"
         )
-    return count - int(ratio * count)
+    left = count - int(ratio * count)
+    return left if left == count or count < WIDE else max(left // ALIGNED, 1) * ALIGNED

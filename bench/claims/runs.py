@@ -169,7 +169,9 @@ def distilled(
 def primed(
     scale: Scale, kind: str, seed: int, samples: int, dial: tuple[float, bool] = (0.0, True)
 ) -> list[Train]:
-    """Image to video with a part of the prior, after the text-to-image training that all parts of a seed (quick: of every seed) start from."""
+    """Image to video with a part of the prior, after the text-to-image training that all parts of a seed (of a quick
+    run: of every seed) start from.
+    """
     stated, events = dial
     name = f"prior-{kind}-{samples}-stated{stated:g}-events{int(events)}-seed{seed}"
     words = ["prior", kind, "--seed", str(seed), "--samples", str(samples), "--budget", f"{scale.budget:g}"]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from magic141.blocks import kept
 from magic141.errors import InputError, WeightsCorrupt, WeightsMissing
 from magic141.sparsify.groups import blocks, sites
 from magic141.sparsify.importance import Importance, measure
@@ -141,6 +142,24 @@ def test_a_pruned_model_survives_the_disk_with_its_config_only(
     config.unlink()
     with pytest.raises(WeightsMissing, match="has no config.json: weights alone do not say what was pruned"):
         Magic141Transformer3DModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("count", "ratio", "left"),
+    [
+        (4, 0.49, 3),
+        (4, 0.5, 2),
+        (24, 0.25, 18),
+        (768, 0.49, 384),
+        (1024, 0.49, 512),
+        (100, 0.0, 100),
+        (64, 0.99, 16),
+    ],
+)
+def test_widths_are_cut_to_what_matrix_kernels_want_and_counts_are_not(
+    count: int, ratio: float, left: int
+) -> None:
+    assert kept(count, ratio) == left
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.0, 1.5, float("nan")])
