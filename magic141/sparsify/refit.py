@@ -7,7 +7,7 @@ mend what earlier ones have lost. No gradients; a minute, where training takes h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 import torch.nn as nn
@@ -75,8 +75,10 @@ def solve(layer: nn.Linear, inputs: Tensor, products: Tensor) -> None:
 
 def _seen(
     layer: nn.Linear, loss: Callable[..., Tensor], model: Magic141Transformer3DModel, which: int
-) -> Iterator[Tensor]:
-    """(rows, width) in float64: the input (0) or the output (1) of `layer` at its one call in `loss(model)`."""
+) -> list[Tensor]:
+    """(rows, width) in float64: the input (0) or the output (1) of `layer` at its one call in `loss(model)`, which ends
+    there; nothing where it is not called.
+    """
     found: list[Tensor] = []
 
     def watch(_: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
@@ -90,4 +92,4 @@ def _seen(
         pass
     finally:
         handle.remove()
-    yield from found
+    return found
