@@ -37,7 +37,7 @@ class Lab:
     pixel is wrong by up to a grey level. The steps' arithmetic is fp32 always. `sparsity` is what
     `magic141.sparsify.parse` reads, and is done to the transformer after loading, without recovery: a checkpoint that
     was pruned and trained again is a `model` of its own. `criterion` says which parts go; all but
-    "magnitude" are looked up on a few training scenes, to which heads and hidden units that stay are then refitted.
+    "magnitude" are looked up on a few training scenes, to which what "structured" leaves is then refitted.
     """
 
     model: str = "lab"
