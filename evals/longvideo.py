@@ -1,9 +1,9 @@
 """Scores of long video whose scenes are known: what drifts from window to window, and what the end still shows.
 
 A video is cut into clips of 33 frames that share one frame. Each is measured by `evals.oracle` and by `evals.drift`,
-which gives a curve a score; its slope is the drift. The judge reads the last clip: identity and law that are still
-there after all windows. Where windows meet, pixels should not jump, nor the subject change its speed. What a caption
-says of a first direction holds for the first clip alone, so that the later ones are asked for the law in any
+which gives a curve a score; its slope is the drift. The judge reads every clip: when are identity and law lost, and are
+they still there after all windows? Where windows meet, pixels should not jump, nor the subject change its speed. What
+a caption says of a first direction holds for the first clip alone, so that the later ones are asked for the law in any
 direction. A window whose subject is lost has the worst value of every oracle score that its law defines, not none:
 else a video would drift less by losing it.
 """
@@ -46,8 +46,9 @@ class LongScores:
     """What `measure` found in one video.
 
     kept: attribute -> 1.0 where the last window shows it, else 0.0. curves: score -> (windows,), NaN where it is not
-    defined. slopes: score -> change per minute; without those that are not defined in every window. seams: kind ->
-    change across seams less that inside, in grey levels; empty without seams.
+    defined; "right-ATTRIBUTE" is what `kept` is, of every window. slopes: score -> change per minute; without those
+    that are not defined in every window. seams: kind -> change across seams less that inside, in grey levels; empty
+    without seams.
     """
 
     kept: dict[str, float]
@@ -84,9 +85,10 @@ def measure(
         name: plain.curves[name].values for name in PLAIN_CURVES
     }
     slopes = {name: slope for name, values in curves.items() if (slope := _slope(name, values))}
-    verdict = judge(windows[-1][None], model=model)
-    labels = scene.labels()
-    kept = {name: float(verdict.classes[name][0] == labels[name]) for name in KEPT}
+    verdict, labels = judge(np.stack(windows), model=model), scene.labels()
+    right = {name: (verdict.classes[name] == labels[name]).astype(np.float64) for name in KEPT}
+    curves |= {f"right-{name}": values for name, values in right.items()}
+    kept = {name: float(values[-1]) for name, values in right.items()}
     seams = _seams(frames, starts, plain)
     if (speed := _seam_speed(tracks, starts, scene)) is not None:
         seams["speed"] = speed

@@ -30,32 +30,45 @@ def prune_layers(
         InputError: ratio outside [0, 1), or the model is pruned or quantised already.
     """
     check_whole(model)
-    state = model.state_dict()
-    for (key, axis), mask in what_stays(model, ratio, importance).items():
-        state[key] = state[key].index_select(axis, mask.nonzero().flatten().to(state[key].device))
+    state = cut(model.state_dict(), what_stays(model, ratio, importance))
     return _rebuilt(model, state, {"pruned_ratio": ratio})
 
 
-def what_stays(
-    model: Magic141Transformer3DModel, ratio: float, importance: Importance
-) -> dict[tuple[str, int], Tensor]:
-    """(name of a parameter, axis) -> which of its rows or columns stay, for all that lose some."""
-    names = {layer: name for name, layer in model.named_modules()}
-    stays: dict[tuple[str, int], Tensor] = {}
+Stays = dict[tuple[str, int], Tensor]
+"""(name of a parameter, axis) -> which of its rows or columns stay, for all that lose some."""
 
-    def take(layer: nn.Module, leaf: str, axis: int, lost: Tensor) -> None:
+
+def cut(state: dict[str, Tensor], stays: Stays) -> dict[str, Tensor]:
+    """The tensors of a state dict without what does not stay."""
+    left = dict(state)
+    for (key, axis), mask in stays.items():
+        left[key] = left[key].index_select(axis, mask.nonzero().flatten().to(left[key].device))
+    return left
+
+
+def what_stays(model: Magic141Transformer3DModel, ratio: float, importance: Importance) -> Stays:
+    """What `prune_layers` leaves."""
+    return all_but(model, {name: least(scores, ratio) for name, scores in importance.groups.items()})
+
+
+def all_but(model: Magic141Transformer3DModel, lost: dict[str, Tensor]) -> Stays:
+    """What stays where the groups `lost` go, by the name of their site; a site that has no name there stays whole."""
+    names = {layer: name for name, layer in model.named_modules()}
+    stays: Stays = {}
+
+    def take(layer: nn.Module, leaf: str, axis: int, gone: Tensor) -> None:
         key = f"{names[layer]}.{leaf}"
         whole = torch.ones(layer.get_parameter(leaf).shape[axis], dtype=torch.bool)
-        stays.setdefault((key, axis), whole)[lost] = False
+        stays.setdefault((key, axis), whole)[gone] = False
 
     for site in sites(model):
-        lost = least(importance.groups[site.name], ratio)
+        gone = lost.get(site.name, torch.tensor([], dtype=torch.long))
         for writer in site.writers:
-            take(writer.layer, "weight", writer.axis, writer.outputs()[lost])
+            take(writer.layer, "weight", writer.axis, writer.outputs()[gone])
             if getattr(writer.layer, "bias", None) is not None:
-                take(writer.layer, "bias", 0, writer.outputs()[lost])
+                take(writer.layer, "bias", 0, writer.outputs()[gone])
         for reader in site.readers:
-            take(reader.layer, "weight", 1, reader.inputs()[lost])
+            take(reader.layer, "weight", 1, reader.inputs()[gone])
     return stays
 
 

@@ -244,6 +244,28 @@ def recover(
     _finish("recover", seen, settings.out, seed, device)
 
 
+@app.command()
+def transplant(
+    student: Annotated[
+        str, typer.Option(help="Whose change of the dense model is brought over.")
+    ] = "lab-student",
+    dense: Annotated[str, typer.Option(help="The teacher of that student.")] = "lab",
+    pruned: Annotated[
+        str, typer.Option(help="That teacher pruned and recovered: what `recover` left.")
+    ] = "runs/recover/student",
+    strength: Annotated[float, typer.Option(help="Times that change; `bench select` says what suits.")] = 1.0,
+    name: Annotated[str, typer.Option(help="Of the result's folder in --out.")] = "transplant",
+    out: Out = Path("runs"),
+) -> None:
+    """Bring what a student changes of its teacher over to the pruned teacher: a start for `distill --initial`."""
+    from magic141 import weights
+    from magic141.train import transplant as transplanting
+
+    folders = [weights.resolve(source) for source in (student, dense, pruned)]
+    left = transplanting.run(*folders, strength, out / name)
+    typer.echo(f"{out / name / 'student'}; as the pruned model has them: {', '.join(left) or 'none'}")
+
+
 class Prior(StrEnum):
     both = "both"
     latent = "latent"

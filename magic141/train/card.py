@@ -21,8 +21,9 @@ text-to-video through its mask. The captions' closed vocabulary is its limit: it
 ## Training
 
 """
-SCORES = "## Scores\n"
-"""What stands below this heading is measured by `bench`, and kept when the card is written again."""
+NOTES, SCORES = "## Notes\n", "## Scores\n"
+"""What stands below the first of these headings is written by hand or measured by `bench`, and kept when the card is
+written again."""
 FACTS = "training.json"
 """The same facts for programs, beside the card."""
 STAGES = ("vae", "clip", "t2i", "i2v")
@@ -31,8 +32,7 @@ COLUMNS = ("stage", "samples", "minutes", "seed", "machine", "commit", "command"
 
 def write_card(stages: list[dict[str, Any]], exams: dict[str, dict[str, float]], path: Path) -> None:
     """Write the card at `path`, and `FACTS` beside it, from the facts of `stages` (as `card.json` holds them)."""
-    old = path.read_text("utf-8") if path.exists() else ""
-    kept = old[old.index(SCORES) :] if SCORES in old else ""
+    kept = _kept(path)
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     for facts in stages:
         row = facts | {
@@ -71,6 +71,7 @@ weights: leave it at 1, the default of this folder. Use {steps} steps, with {sam
 |---|---|
 | method | {method} |
 | tasks, in turns | {tasks} |
+| started from | {initial} |
 | guidance of the teacher | {guidance} |
 | shift of the times | {shift} |
 | stored | {stored} |
@@ -106,9 +107,9 @@ The weights `{dense}` pruned to {size:.3f} of the transformer's parameters, then
 
 def write_student_card(facts: dict[str, Any], trained: dict[str, Any] | None, path: Path) -> None:
     """The card of a student from the `facts` of its folder, and those that its run left when it ended (`card.json`)."""
-    old = path.read_text("utf-8") if path.exists() else ""
-    kept = old[old.index(SCORES) :] if SCORES in old else ""
-    head = RECOVERED_HEAD if facts["method"] == "recover" else STUDENT_HEAD
+    kept = _kept(path)
+    recovered = facts["method"] == "recover"
+    head = RECOVERED_HEAD if recovered else STUDENT_HEAD
     sampler = (
         "Euler's method" if facts["method"] == "cfg" else "`FewStepScheduler`, which noises afresh after each"
     )
@@ -120,7 +121,7 @@ def write_student_card(facts: dict[str, Any], trained: dict[str, Any] | None, pa
     shown = {
         **facts,
         "stored": stored,
-        "initial": facts.get("initial") or "the dense weights themselves",
+        "initial": facts.get("initial") or ("the dense weights themselves" if recovered else "not recorded"),
         "refitted": ", then refitted" if facts.get("sparsity", "").startswith("structured") else "",
         "name": path.parent.name,
         "sampler": sampler,
@@ -134,6 +135,13 @@ def write_student_card(facts: dict[str, Any], trained: dict[str, Any] | None, pa
     partial = path.with_suffix(".partial")
     partial.write_text(head.format(**shown) + run + "\n" + kept, "utf-8", newline="\n")
     partial.replace(path)
+
+
+def _kept(path: Path) -> str:
+    """What the card at `path` has from its notes or scores on."""
+    old = path.read_text("utf-8") if path.exists() else ""
+    begins = [old.index(heading) for heading in (NOTES, SCORES) if heading in old]
+    return old[min(begins) :] if begins else ""
 
 
 def _counted(number: int | None) -> str:

@@ -187,12 +187,14 @@ def run(
     # All its tokens: `guided` takes as many as the batch's captions have.
     empty = encode_ids(pipe.text_encoder, tokenize(pipe.tokenizer, [""]), trim=False)
 
+    facts = {**vars(plan), "initial": (initial or teacher).name}
+
     def keep(student: Magic141Transformer3DModel, seen: Progressed) -> None:
         kept = folder / "snapshots" / f"{seen.step:07d}"
-        store(pipe, student, plan.scheduler(), {**vars(plan), **vars(seen)}, kept)
+        store(pipe, student, plan.scheduler(), {**facts, **vars(seen)}, kept)
 
     trained, seen = train(plan, settings, draw, (student, pipe.transformer), empty, keep)
-    store(pipe, trained, plan.scheduler(), {**vars(plan), **vars(seen)}, folder / "student")
+    store(pipe, trained, plan.scheduler(), {**facts, **vars(seen)}, folder / "student")
     return seen
 
 

@@ -31,6 +31,7 @@ def test_truth_keeps_everything_and_does_not_drift(truth: tuple[np.ndarray, Scen
     assert set(found.kept.values()) == {1.0}
     assert all(len(values) == 4 for values in found.curves.values())
     assert found.curves["colour"].min() > 0.95
+    assert all((found.curves[f"right-{name}"] == 1.0).all() for name in catalogue.KEPT)
     assert abs(found.slopes["colour"].value) < 0.1
     assert abs(found.slopes["background-change"].value) < 0.1
     assert found.slopes["first-layout"].n == 3  # the first window equals itself
@@ -47,6 +48,7 @@ def test_a_subject_that_fades_away_drifts(truth: tuple[np.ndarray, Scene]) -> No
     assert found.curves["shape"][-1] == 0.0  # lost: the worst value, and not none
     assert found.curves["speed-variation"][-1] == 1.0
     assert found.kept["colour"] in (0.0, 1.0)
+    assert (found.curves["right-shape"][0], found.curves["right-shape"][-1]) == (1.0, found.kept["shape"])
     assert found.slopes["sharpness"].value < measure(clip, scene).slopes["sharpness"].value
 
 

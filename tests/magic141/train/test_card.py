@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from magic141.train.card import SCORES, facts_of, write_card, write_student_card
+from magic141.train.card import NOTES, SCORES, facts_of, write_card, write_student_card
 
 FACTS = {
     "stage": "vae",
@@ -25,13 +25,14 @@ def test_a_card_states_what_each_stage_saw(tmp_path):
     assert "| psnr | 30.5 |" in text
 
 
-def test_measured_scores_survive_a_new_card(tmp_path):
+@pytest.mark.parametrize("kept", [SCORES + "\nmeasured\n", NOTES + "\nby hand\n\n" + SCORES + "\nmeasured\n"])
+def test_notes_and_measured_scores_survive_a_new_card(tmp_path, kept):
     path = tmp_path / "README.md"
     write_card([FACTS], {}, path)
-    path.write_text(path.read_text("utf-8") + SCORES + "\nmeasured\n", "utf-8")
+    path.write_text(path.read_text("utf-8") + kept, "utf-8")
     write_card([FACTS | {"samples": 1}], {}, path)
     text = path.read_text("utf-8")
-    assert text.endswith(SCORES + "\nmeasured\n")
+    assert text.endswith(kept)
     assert "| vae | 1 |" in text
 
 
