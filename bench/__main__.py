@@ -293,6 +293,15 @@ def claims(
             "--out", metavar="DIR", help="The store; claims or claims-quick in results unless given."
         ),
     ] = None,
+    afresh: Annotated[
+        bool, typer.Option("--afresh", help="Ask again what the repository has answers to.")
+    ] = False,
+    publish: Annotated[
+        bool,
+        typer.Option(
+            "--publish", help="Add the answers to those in the repository, which no run asks again."
+        ),
+    ] = False,
     doc: Annotated[
         Path | None,
         typer.Option(
@@ -303,7 +312,7 @@ def claims(
     """Run what is missing of the paper's claims, and write their table (see docs/claims.md)."""
     with typed_errors():
         from bench import tables, trials
-        from bench.claims import document, registry, runs
+        from bench.claims import document, published, registry, runs
         from bench.claims.driver import Driver
         from bench.records import write_atomically
         from bench.runner import exclusive
@@ -313,7 +322,8 @@ def claims(
         store = out or RESULTS / ("claims-quick" if quick else "claims")
         whole = not quick and not only and not dry_run
         with exclusive(store):
-            driver = Driver(experiments, scale, store, trials.ask, console.print)
+            known = None if afresh else published.FOLDER
+            driver = Driver(experiments, scale, store, trials.ask, console.print, known=known)
             console.print(tables.claim_items(driver.items, driver.left()))
             failed = 0
             try:
@@ -321,6 +331,8 @@ def claims(
                     failed = driver.run()
             finally:
                 found = driver.table()
+                if publish:
+                    console.print(f"{published.publish(driver.answered())} answers published")
                 # Half of an answer must not replace a whole one that is committed.
                 done = whole and not driver.left()
                 target = doc or (Path("docs/claims.md") if done else store / "claims.md")

@@ -1,7 +1,7 @@
 """Runs the items that a store lacks, one after the other, and says after each what the claims look like.
 
 A store is a folder: `done.jsonl`, a line an item; `train/TEACHER`, the trainings, each resumed from its own checkpoint.
-An interruption loses one item, or of a training its last minutes.
+An interruption loses one item, or of a training its last minutes. What `bench.claims.published` knows is not run again.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from bench import jsonl
+from bench.claims import published
 from bench.claims.document import table
+from bench.claims.published import Done
 from bench.claims.registry import EXPERIMENTS, Experiment, plan
 from bench.claims.runs import TEACHER, Evaluate, Item, Scale, Train
 from bench.errors import RunError
-from bench.records import CLAIMS, ClaimsTable, Frozen, digest, write_atomically
+from bench.records import CLAIMS, ClaimRow, ClaimsTable, digest, write_atomically
 from bench.trials import Question, Trial, value
 from magic141 import weights
 from magic141.errors import InputError, Magic141Error, WeightsMissing
@@ -31,18 +33,12 @@ ROOT = Path(__file__).parents[2]
 DONE = "done.jsonl"
 
 
-class Done(Frozen):
-    """A line of the store. `key`: the item and the weights that it rests on."""
-
-    key: str
-    name: str
-    seconds: float
-    trial: Trial | None = None
-
-
 @dataclass
 class Driver:
-    """One invocation. `ask` answers a trial; `command` runs a training to its end, and raises where that fails."""
+    """One invocation. `ask` answers a trial; `command` runs a training to its end, and raises where that fails.
+
+    known: the folder of what is published, if it counts.
+    """
 
     experiments: Sequence[Experiment]
     scale: Scale
@@ -50,18 +46,15 @@ class Driver:
     ask: Callable[[Question], Trial]
     note: Callable[[str], None]
     command: Callable[[Sequence[str]], None] = field(default_factory=lambda: in_a_process)
+    known: Path | None = published.FOLDER
 
     def __post_init__(self) -> None:
         self._weights: dict[str, str] = {}
         self._teacher = weights.fingerprint(weights.resolve(TEACHER))[:8]
         self.out.mkdir(parents=True, exist_ok=True)
-        try:
-            lines = [Done.model_validate_json(line) for line in jsonl.read(self.out / DONE)]
-        except ValidationError as error:
-            raise RunError(
-                f"{self.out / DONE} cannot be read: {error}; name another folder with --out"
-            ) from error
-        self._done = {line.key: line for line in lines}
+        known = published.answers(self.known / published.ANSWERS) if self.known else {}
+        self._done = known | published.answers(self.out / DONE)
+        self._settled = published.verdicts(self.known) if self.known else {}
 
     @property
     def items(self) -> list[Item]:
@@ -69,7 +62,18 @@ class Driver:
 
     def left(self) -> list[Item]:
         """Items without an answer, those whose weights are missing included."""
-        return [item for item in self.items if self._key(item) not in self._done]
+        return self._left(self.experiments)
+
+    def _left(self, experiments: Sequence[Experiment]) -> list[Item]:
+        """A training that none of them needs is not among them: all that it was for is known."""
+        items = [item for item in plan(experiments, self.scale) if self._key(item) not in self._done]
+        asked = {name for item in items if isinstance(item, Evaluate) for name in item.needs}
+        needed = asked.union(*(item.needs for item in items if item.name in asked))
+        return [item for item in items if isinstance(item, Evaluate) or item.name in needed]
+
+    def answered(self) -> list[Done]:
+        """What is done, in this store or before."""
+        return list(self._done.values())
 
     def table(self) -> ClaimsTable:
         """The claims of this invocation as they stand."""
@@ -78,7 +82,19 @@ class Driver:
     def _table(self, experiments: Sequence[Experiment]) -> ClaimsTable:
         lines = {item.name: self._done.get(self._key(item)) for item in plan(experiments, self.scale)}
         answers = {name: line.trial for name, line in lines.items() if line and line.trial}
-        return table(experiments, self.scale, answers, self._teacher)
+        found = table(experiments, self.scale, answers, self._teacher)
+        rows = zip(experiments, found.rows, strict=True)
+        return found.model_copy(update={"rows": tuple(self._known_row(one, row) for one, row in rows)})
+
+    def _known_row(self, one: Experiment, row: ClaimRow) -> ClaimRow:
+        """The committed row of an experiment that this invocation has not run, if there is one of these weights."""
+        if row.verdict != "not run yet":
+            return row
+        return self._settled.get(self.basis(one), row)
+
+    def basis(self, one: Experiment) -> str:
+        """Of all that a verdict rests on: its protocol, its items and their weights."""
+        return digest([one.protocol, one.threshold, *(self._key(item) for item in one.items(self.scale))])
 
     def run(self) -> int:
         """Run what is left; returns how many items could not be. After each the table is written anew."""
@@ -171,7 +187,7 @@ class Driver:
         write_atomically(shared, self._table(known).model_dump_json(indent=1) + "\n")
 
     def _answered(self, experiment: Experiment) -> bool:
-        return all(self._key(item) in self._done for item in experiment.items(self.scale))
+        return self.basis(experiment) in self._settled or not self._left([experiment])
 
 
 def _read(path: Path) -> ClaimsTable:

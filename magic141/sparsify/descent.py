@@ -62,14 +62,14 @@ def similarity(dense: Site, pruned: Site, written: Tensor | None) -> Tensor:
     written: the units of a conditioning vector that stay, where readers write one.
     """
     pairs = []
-    for theirs, ours in zip(dense.writers, pruned.writers, strict=True):
-        if isinstance(theirs.layer, nn.Linear) and theirs.layer.in_features == ours.layer.weight.shape[1]:
-            pairs.append((_rows(theirs.layer, theirs.outputs()), _rows(ours.layer, ours.outputs())))
-    for theirs, ours in zip(dense.readers, pruned.readers, strict=True):
-        weight = theirs.layer.weight.detach().float()
-        if len(weight) != ours.layer.out_features and written is not None:
+    for whole, part in zip(dense.writers, pruned.writers, strict=True):
+        if isinstance(whole.layer, nn.Linear) and whole.layer.in_features == part.layer.weight.shape[1]:
+            pairs.append((_rows(whole.layer, whole.outputs()), _rows(part.layer, part.outputs())))
+    for reader, smaller in zip(dense.readers, pruned.readers, strict=True):
+        weight = reader.layer.weight.detach().float()
+        if len(weight) != smaller.layer.out_features and written is not None:
             weight = weight[written]
-        pairs.append((_columns(weight, theirs.inputs()), _columns(ours.layer.weight, ours.inputs())))
+        pairs.append((_columns(weight, reader.inputs()), _columns(smaller.layer.weight, smaller.inputs())))
     found = [F.normalize(ours, dim=1) @ F.normalize(theirs, dim=1).T for theirs, ours in pairs]
     return torch.stack(found).mean(0)
 
@@ -91,7 +91,7 @@ def alignment(alike: NDArray[np.float32]) -> Tensor:
     return torch.tensor(kept[::-1])
 
 
-def _rows(layer: nn.Linear, outputs: Tensor) -> Tensor:
+def _rows(layer: nn.Linear | nn.Embedding, outputs: Tensor) -> Tensor:
     return layer.weight.detach().float().cpu()[outputs].flatten(1)
 
 

@@ -261,8 +261,8 @@ def transplant(
     from magic141 import weights
     from magic141.train import transplant as transplanting
 
-    folders = [weights.resolve(source) for source in (student, dense, pruned)]
-    left = transplanting.run(*folders, strength, out / name)
+    changed, original, cut = (weights.resolve(source) for source in (student, dense, pruned))
+    left = transplanting.run(changed, original, cut, strength, out / name)
     typer.echo(f"{out / name / 'student'}; as the pruned model has them: {', '.join(left) or 'none'}")
 
 

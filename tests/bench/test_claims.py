@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.claims import document, registry, runs
+from bench.claims import document, published, registry, runs
 from bench.claims.driver import Driver
 from bench.claims.runs import FULL, QUICK, Evaluate, Train
 from bench.claims.verdicts import (
@@ -315,10 +315,10 @@ class Lab:
 BOTH = registry.chosen(QUICK, ["b1", "b2"])
 
 
-def driver(lab, experiments=None, out=None, command=None, notes=None):
+def driver(lab, experiments=None, out=None, command=None, notes=None, known=None):
     return Driver(
         experiments or BOTH, QUICK, out or lab.out / "store", lab.ask,
-        (notes if notes is not None else []).append, command or lab.command,
+        (notes if notes is not None else []).append, command or lab.command, known,
     )  # fmt: skip
 
 
@@ -367,7 +367,7 @@ def test_an_answer_without_its_score_is_asked_again(tmp_path):
         answer = lab.ask(question)
         return answer.model_copy(update={"scores": {}})
 
-    first = Driver(BOTH, QUICK, tmp_path / "store", blind, notes.append, lab.command)
+    first = Driver(BOTH, QUICK, tmp_path / "store", blind, notes.append, lab.command, None)
     assert first.run() == 9
     assert any("has no fvd-world" in note for note in notes)
     assert len(driver(lab).left()) == 9
@@ -382,7 +382,7 @@ def test_one_that_diverged_does_not_stop_the_others(tmp_path):
             raise InvalidOutputError("1 of 32 clips are one flat colour")
         return lab.ask(question)
 
-    found = Driver(BOTH, QUICK, tmp_path / "store", ask, notes.append, lab.command)
+    found = Driver(BOTH, QUICK, tmp_path / "store", ask, notes.append, lab.command, None)
     assert found.run() == 3
     table = ClaimsTable.model_validate_json((tmp_path / CLAIMS).read_text())
     assert {row.id: row.verdict for row in table.rows} == {"b1": "not run yet", "b2": "not reproduced"}
@@ -398,6 +398,57 @@ def test_what_other_invocations_found_stays_published(tmp_path):
     (tmp_path / CLAIMS).write_text(full.model_dump_json())
     driver(lab, registry.chosen(QUICK, ["b2"])).run()
     assert ClaimsTable.model_validate_json((tmp_path / CLAIMS).read_text()) == full
+
+
+def test_what_is_published_is_not_run_again(tmp_path):
+    b1 = registry.chosen(QUICK, ["b1"])
+    first = driver(Lab(tmp_path), b1)
+    first.run()
+    known = tmp_path / "published"
+    known.mkdir()
+    assert published.publish(first.answered(), known) == 6
+    assert published.publish(first.answered(), known) == 0
+    elsewhere = Lab(tmp_path / "elsewhere")
+    second = driver(elsewhere, b1, known=known)
+    assert not second.left()
+    assert second.run() == 0
+    assert not elsewhere.trained
+    assert second.table() == first.table()
+    # b2 shares half of its trainings with b1: of those nothing is left to ask.
+    assert driver(elsewhere, known=known).run() == 0
+    assert len(elsewhere.asked) == 3
+    assert {words[0] for words in elsewhere.trained} == {"t2i", "prior"}
+    assert {words[1] for words in elsewhere.trained if words[0] == "prior"} == {"tokens"}
+
+
+def test_a_training_of_which_an_answer_lacks_is_run(tmp_path):
+    b1 = registry.chosen(QUICK, ["b1"])
+    first = driver(Lab(tmp_path), b1)
+    first.run()
+    known = tmp_path / "published"
+    known.mkdir()
+    published.publish(
+        [done for done in first.answered() if "latent-4000-stated0-events1-seed1" not in done.name], known
+    )
+    lab = Lab(tmp_path / "elsewhere")
+    assert driver(lab, b1, known=known).run() == 0
+    assert [words[0] for words in lab.trained] == ["t2i", "prior"]
+    assert len(lab.asked) == 1
+
+
+def test_a_settled_verdict_stands_until_what_it_rests_on_changes(tmp_path, monkeypatch):
+    b1 = registry.chosen(QUICK, ["b1"])
+    done = driver(Lab(tmp_path), b1)
+    done.run()
+    row = done.table().rows[0]
+    (tmp_path / "known").mkdir()
+    line = published.Settled(basis=done.basis(b1[0]), row=row).model_dump_json()
+    (tmp_path / "known" / published.VERDICTS).write_text(line + "\n")
+    fresh = driver(Lab(tmp_path), b1, out=tmp_path / "other", known=tmp_path / "known")
+    assert fresh.table().rows == (row,)
+    monkeypatch.setattr("bench.claims.driver.weights.fingerprint", lambda folder: "0123456789")
+    changed = driver(Lab(tmp_path), b1, out=tmp_path / "third", known=tmp_path / "known")
+    assert changed.table().rows[0].verdict == "not run yet"
 
 
 def test_what_older_weights_found_gives_way(tmp_path, monkeypatch):
