@@ -332,7 +332,9 @@ def claims(
             finally:
                 found = driver.table()
                 if publish:
-                    console.print(f"{published.publish(driver.answered())} answers published")
+                    console.print(
+                        f"{published.publish(driver.answered(), published.FOLDER)} answers published"
+                    )
                 # Half of an answer must not replace a whole one that is committed.
                 done = whole and not driver.left()
                 target = doc or (Path("docs/claims.md") if done else store / "claims.md")

@@ -197,6 +197,12 @@ def draw_lengths(found: Lengths, name: str) -> str:
         return svg.render(figure, name, found.sentence)
 
 
+def titled(score: str) -> str:
+    """What a figure calls a curve: of the judge's readings (`right-shape`) the mean is a share."""
+    kind, _, attribute = score.partition("-")
+    return f"{attribute} right, share of videos" if kind == "right" else score
+
+
 def draw_drift(score: str, found: Sequence[Drifts], name: str) -> str:
     """One score over the windows of every cell; references are dashed."""
     with svg.style():
@@ -215,7 +221,7 @@ def draw_drift(score: str, found: Sequence[Drifts], name: str) -> str:
             )  # fmt: skip
             known = values[np.isfinite(values)]
             said.append(f"{drift.row.label}: {text.number(known[0])} to {text.number(known[-1])}")
-        axes.set_title(score, color=svg.INK)
+        axes.set_title(titled(score), color=svg.INK)
         axes.set_xlabel("seconds into the video")
         axes.grid(axis="y")
-        return svg.render(figure, name, f"{score} by window. " + "; ".join(said))
+        return svg.render(figure, name, f"{titled(score)}, by window. " + "; ".join(said))

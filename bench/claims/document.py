@@ -16,15 +16,17 @@ Made by `python -m bench claims` from `bench/claims/registry.py`; do not edit. P
 were committed before the first run of what they are of, and a claim that fails stays in the table. A verdict is
 *reproduced* or *not reproduced* where its threshold decides; *not testable here* where the lab has no headroom for it
 (the reason is given); *not run yet* until all of its trials are done. Numbers of the paper are from arXiv 2502.07701.
+Where it says "answers not kept", the verdict was committed, and the trials behind it were not: `--afresh` asks again.
 
 """
 RERUN = """
 ## Run them
 
-`python -m nox -s claims` runs what is missing and resumes; `-- --quick` runs b2 alone, with smaller numbers of
-everything (0.12 [0.08, 0.16], in 24 minutes on one core that shared its machine; on two it is planned to take less than
-20); `-- --dry-run` prints the items. Latency of the step table is measured by
-`python -m bench run bench/suites/lab.yaml`, each cell in a process alone.
+`python -m nox -s claims` runs what is missing and resumes. What `bench/claims/published` has answers to is not asked
+again, unless with `-- --afresh`; `-- --publish` adds new answers there, so that a run of hours can go on elsewhere.
+`-- --quick` runs b2 alone, with smaller numbers of everything (0.12 [0.08, 0.16], in 24 minutes on one core that shared
+its machine; on two it is planned to take less than 20); `-- --dry-run` prints the items. Latency of the step table is
+measured by `python -m bench run bench/suites/lab.yaml`, each cell in a process alone.
 
 Distillation progress is normalised as (FD - FD_56) / (FD_4 - FD_56): 1 where the student is as far as the teacher in
 as few Euler steps, 0 where it does what the teacher does in 56. A student need not start at 1: its sampler is another,
@@ -87,7 +89,7 @@ def markdown(
     lines.append(
         f"All together, what experiments share counted once: {len(items)} items, about {hours(total)} on two\n"
         "cores that multiply bfloat16 natively (a Xeon, Sapphire Rapids), and several times that on others. These\n"
-        "costs are estimates; `done.jsonl` records what each took."
+        "costs are estimates; `done.jsonl` in the store records what each took."
     )
     return HEAD + "\n".join(lines) + "\n" + RERUN
 

@@ -22,10 +22,11 @@ from bench.claims import published
 from bench.claims.document import table
 from bench.claims.published import Done
 from bench.claims.registry import EXPERIMENTS, Experiment, plan
-from bench.claims.runs import TEACHER, Evaluate, Item, Scale, Train
+from bench.claims.runs import STUDENT, TEACHER, Evaluate, Item, Scale, Train
 from bench.errors import RunError
 from bench.records import CLAIMS, ClaimRow, ClaimsTable, digest, write_atomically
-from bench.trials import Question, Trial, value
+from bench.trials import PROTOCOL, Question, Trial, value
+from evals.catalogue import STATISTICS, WEIGHTS, identity
 from magic141 import weights
 from magic141.errors import InputError, Magic141Error, WeightsMissing
 
@@ -52,8 +53,11 @@ class Driver:
         self._weights: dict[str, str] = {}
         self._teacher = weights.fingerprint(weights.resolve(TEACHER))[:8]
         self.out.mkdir(parents=True, exist_ok=True)
-        known = published.answers(self.known / published.ANSWERS) if self.known else {}
-        self._done = known | published.answers(self.out / DONE)
+        self._by_name = {item.name: item for item in plan(list(EXPERIMENTS.values()), self.scale)}
+        known = published.answers(self.known) if self.known else {}
+        path = self.out / DONE
+        lines = published.parsed(jsonl.read(path), Done, path, "name another folder with --out")
+        self._done = known | {line.key: line for line in lines}
         self._settled = published.verdicts(self.known) if self.known else {}
 
     @property
@@ -61,19 +65,21 @@ class Driver:
         return plan(self.experiments, self.scale)
 
     def left(self) -> list[Item]:
-        """Items without an answer, those whose weights are missing included."""
+        """Items still to run, those whose weights are missing included."""
         return self._left(self.experiments)
 
     def _left(self, experiments: Sequence[Experiment]) -> list[Item]:
-        """A training that none of them needs is not among them: all that it was for is known."""
-        items = [item for item in plan(experiments, self.scale) if self._key(item) not in self._done]
+        """Nothing of an experiment whose verdict is published, and no training that no trial needs."""
+        open_ones = [one for one in experiments if self.basis(one) not in self._settled]
+        items = [item for item in plan(open_ones, self.scale) if self._key(item) not in self._done]
         asked = {name for item in items if isinstance(item, Evaluate) for name in item.needs}
         needed = asked.union(*(item.needs for item in items if item.name in asked))
         return [item for item in items if isinstance(item, Evaluate) or item.name in needed]
 
     def answered(self) -> list[Done]:
-        """What is done, in this store or before."""
-        return list(self._done.values())
+        """Those items of this invocation that are done, in this store or before."""
+        lines = (self._done.get(self._key(item)) for item in self.items)
+        return [line for line in lines if line is not None]
 
     def table(self) -> ClaimsTable:
         """The claims of this invocation as they stand."""
@@ -93,8 +99,15 @@ class Driver:
         return self._settled.get(self.basis(one), row)
 
     def basis(self, one: Experiment) -> str:
-        """Of all that a verdict rests on: its protocol, its items and their weights."""
-        return digest([one.protocol, one.threshold, *(self._key(item) for item in one.items(self.scale))])
+        """Of all that a verdict rests on: protocol, threshold, items and weights. Controls, which do not ship, decide
+        nothing.
+        """
+        items = (
+            item
+            for item in one.items(self.scale)
+            if isinstance(item, Train) or item.knobs.get("model", TEACHER) in (TEACHER, STUDENT)
+        )
+        return digest([one.protocol, one.threshold, *map(self._key, items)])
 
     def run(self) -> int:
         """Run what is left; returns how many items could not be. After each the table is written anew."""
@@ -118,11 +131,20 @@ class Driver:
         return len(failed)
 
     def _key(self, item: Item) -> str:
-        """Of the item and the weights that it rests on."""
+        """Of the item, the trainings that it needs, the weights that it rests on, and how it is scored."""
         preset = str(item.knobs.get("model", TEACHER)) if isinstance(item, Evaluate) else TEACHER
         if preset not in self._weights:
             self._weights[preset] = _fingerprint(preset)
-        return digest({"item": item.id, "weights": self._weights[preset], "teacher": self._teacher})
+        facts = {
+            "items": self._ids(item),
+            "weights": self._weights[preset],
+            "teacher": self._teacher,
+            "scoring": (PROTOCOL, *map(identity, (WEIGHTS, STATISTICS))),
+        }
+        return digest(facts)
+
+    def _ids(self, item: Item) -> list[str]:
+        return [item.id, *(id for name in item.needs for id in self._ids(self._by_name[name]))]
 
     def _answer(self, item: Item) -> Trial | None:
         """A trial's answer; a training has none."""

@@ -1,19 +1,20 @@
 """What is committed of earlier runs: answers that a new store goes on from, and verdicts whose answers were not kept.
 
 `answers.jsonl` grows by `python -m bench claims --publish`, so that a run of hours can be shared among machines and
-days. `verdicts.jsonl` holds rows alone. Both are bound to the weights that they are of: of others they say nothing.
+days. `verdicts.jsonl` holds rows alone, from before answers were kept. Both are bound to the weights, the trainings and
+the scoring that they rest on: of others they say nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
-from bench import jsonl
 from bench.errors import RunError
-from bench.records import ClaimRow, Frozen
+from bench.records import ClaimRow, Frozen, write_atomically
 from bench.trials import Trial
 
 FOLDER = Path(__file__).parent / "published"
@@ -36,24 +37,42 @@ class Settled(Frozen):
     row: ClaimRow
 
 
-def answers(path: Path) -> dict[str, Done]:
-    """By key; of a store's or of the committed file. Raises RunError where it cannot be read."""
-    try:
-        return {line.key: line for line in map(Done.model_validate_json, jsonl.read(path))}
-    except ValidationError as error:
-        raise RunError(f"{path} cannot be read: {error}; name another folder with --out") from error
+Line = TypeVar("Line", bound=Frozen)
+REMEDY = (
+    "take the committed file again (`git checkout -- bench/claims/published`), or leave it out with --afresh"
+)
+
+
+def answers(folder: Path = FOLDER) -> dict[str, Done]:
+    """Committed answers by key. Raises RunError where they cannot be read."""
+    return {line.key: line for line in _lines(folder / ANSWERS, Done)}
 
 
 def verdicts(folder: Path = FOLDER) -> dict[str, ClaimRow]:
-    """Committed rows by their basis."""
-    lines = map(Settled.model_validate_json, jsonl.read(folder / VERDICTS))
-    return {line.basis: line.row for line in lines}
+    """Committed rows by their basis. Raises RunError where they cannot be read."""
+    return {line.basis: line.row for line in _lines(folder / VERDICTS, Settled)}
 
 
 def publish(done: Iterable[Done], folder: Path = FOLDER) -> int:
-    """Add the trials that the committed file lacks; returns how many. A training is none: its weights stay behind."""
-    known = answers(folder / ANSWERS)
-    new = [line for line in done if line.trial is not None and line.key not in known]
-    for line in new:
-        jsonl.append(folder / ANSWERS, line.model_dump_json(exclude_defaults=True))
+    """Put the trials among `done` into the committed file, in the place of what it says of them; returns how many it
+    did not have so. A training is no answer: its weights stay behind.
+    """
+    known = answers(folder)
+    new = {line.key: line for line in done if line.trial is not None and known.get(line.key) != line}
+    if new:
+        lines = (line.model_dump_json(exclude_defaults=True) + "\n" for line in (known | new).values())
+        write_atomically(folder / ANSWERS, "".join(lines))
     return len(new)
+
+
+def parsed(lines: Iterable[bytes], kind: type[Line], path: Path, remedy: str) -> list[Line]:
+    """The lines of `path` as records. Raises RunError, with the remedy, where one is none."""
+    try:
+        return [kind.model_validate_json(line) for line in lines]
+    except ValidationError as error:
+        raise RunError(f"{path} cannot be read: {error}; {remedy}") from error
+
+
+def _lines(path: Path, kind: type[Line]) -> list[Line]:
+    """Unlike `jsonl.read` it repairs nothing: these files are under version control."""
+    return parsed(path.read_bytes().splitlines() if path.exists() else [], kind, path, REMEDY)

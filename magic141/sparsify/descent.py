@@ -1,8 +1,9 @@
 """Which groups of a dense transformer a pruned one has kept, read off the weights of both.
 
-Pruning keeps groups in their order, and training afterwards turns their weights by little. So what was kept is the
-increasing assignment of the pruned groups to dense ones in which weights are most alike: sequence alignment without
-gaps on one side (Needleman and Wunsch 1970), with the sum of cosine similarities as its score.
+Pruning keeps groups in their order, and training afterwards turns their weights, but not so far that they are like any
+other's. So what was kept is the increasing assignment of the pruned groups to dense ones in which weights are most
+alike: sequence alignment without gaps on one side (Needleman and Wunsch 1970), with the sum of cosine similarities as
+its score.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from magic141.errors import InputError
-from magic141.sparsify.groups import Site, sites
+from magic141.sparsify.groups import Site, check_dense, sites
 from magic141.sparsify.structured import Stays, all_but
 from magic141.transformer import Magic141Transformer3DModel
 
@@ -29,13 +30,14 @@ def kept_of(dense: Magic141Transformer3DModel, pruned: Magic141Transformer3DMode
     """What `pruned` has of `dense`, as `magic141.sparsify.structured.what_stays` would tell it; nothing of the hidden
     units of embedders of time, where they are not recognised.
 
-    Raises InputError: `pruned` was not made of `dense` by "structured".
+    Raises InputError: `pruned` was not made of `dense` by "structured", or is quantised.
     """
+    _check_shapes(dense, pruned)
     found: dict[str, Tensor] = {}
     ours = {site.name: site for site in sites(pruned)}
     # The conditioning vectors first: embedders write only those of their units that were kept.
     for site in sorted(sites(dense), key=lambda site: not site.name.endswith("time_text_embed")):
-        if site.name not in ours or ours[site.name].count > site.count:
+        if ours[site.name].count > site.count:
             raise InputError(f"the pruned model was not made of this dense one: {site.name} is no part of it")
         alike = similarity(site, ours[site.name], found.get(site.name.rpartition(".")[0]))
         kept = alignment(alike.numpy())
@@ -54,6 +56,22 @@ def kept_of(dense: Magic141Transformer3DModel, pruned: Magic141Transformer3DMode
             gone[found[site.name]] = False
             lost[site.name] = gone.nonzero().flatten()
     return all_but(dense, lost)
+
+
+def _check_shapes(dense: Magic141Transformer3DModel, pruned: Magic141Transformer3DModel) -> None:
+    """Raises InputError where more than pruning tells the two apart, or weights are no numbers."""
+    for model in (dense, pruned):
+        check_dense(model, "look for what was kept")
+    for name, theirs in dense.config.items():
+        if name != "pruned_ratio" and not name.startswith("_") and (ours := pruned.config[name]) != theirs:
+            raise InputError(
+                f"the pruned model was not made of this dense one: {name} is {ours!r}, and {theirs!r} there"
+            )
+    for name, parameter in pruned.named_parameters():
+        if not parameter.isfinite().all():
+            raise InputError(
+                f"{name} of the pruned model has weights that are not finite: its training diverged"
+            )
 
 
 def similarity(dense: Site, pruned: Site, written: Tensor | None) -> Tensor:

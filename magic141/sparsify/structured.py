@@ -35,7 +35,7 @@ def prune_layers(
 
 
 Stays = dict[tuple[str, int], Tensor]
-"""(name of a parameter, axis) -> which of its rows or columns stay, for all that lose some."""
+"""(name of a parameter, axis) -> which of its rows or columns stay, for all that pruning can take some of."""
 
 
 def cut(state: dict[str, Tensor], stays: Stays) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ from magic141.train.i2v import FRAMES, IMAGES_PER_CLIP
 from magic141.train.latents import CLIPS, IMAGES, LONG, LatentSet, SetSpec, encode_sets
 from magic141.train.loop import Progressed, Settings, autocast, fit
 from magic141.train.resident import sampler_on
-from magic141.train.student import same_plan, store
+from magic141.train.student import named, same_plan, store
 from magic141.train.trajectory import TrajectoryRegression
 from magic141.transformer import Magic141Transformer3DModel
 
@@ -187,7 +187,7 @@ def run(
     # All its tokens: `guided` takes as many as the batch's captions have.
     empty = encode_ids(pipe.text_encoder, tokenize(pipe.tokenizer, [""]), trim=False)
 
-    facts = {**vars(plan), "initial": (initial or teacher).name}
+    facts = {**vars(plan), "initial": named(initial or teacher)}
 
     def keep(student: Magic141Transformer3DModel, seen: Progressed) -> None:
         kept = folder / "snapshots" / f"{seen.step:07d}"

@@ -28,7 +28,7 @@ from magic141.train.flow import Batch, normal
 from magic141.train.latents import CLIPS, IMAGES, LONG, WORLD, encode_sets
 from magic141.train.loop import Progressed, Settings, autocast, fit
 from magic141.train.resident import sampler_on
-from magic141.train.student import same_plan, store
+from magic141.train.student import named, same_plan, store
 from magic141.transformer import Magic141Transformer3DModel
 
 FLOW = 0.1
@@ -104,8 +104,8 @@ def run(plan: Plan, settings: Settings, latents: Path, dense: Path, stored: int)
     else:
         pruned = _gone_on_from(plan.initial, plan.sparsity, transformer)
     trained, seen = train(settings, batches, transformer, pruned, plan.flow, fixed)
-    told |= {"initial": plan.initial and plan.initial.name}
-    facts = {"method": "recover", **told, "dense": dense.name, "size": _size(trained, transformer)}
+    told |= {"initial": plan.initial and named(plan.initial)}
+    facts = {"method": "recover", **told, "dense": named(dense), "size": _size(trained, transformer)}
     store(pipe, trained, pipe.scheduler, {**facts, **vars(seen)}, settings.out / "student")
     return seen
 

@@ -41,6 +41,12 @@ def same_plan(folder: Path, asked: dict[str, Any]) -> None:
     os.replace(path.with_suffix(".tmp"), path)
 
 
+def named(folder: Path) -> str:
+    """What a record calls a pipeline: its folder's name, after that of its run where all runs call theirs alike."""
+    parts = 2 if folder.name == "student" else 3 if folder.parent.name == "snapshots" else 1
+    return "/".join(folder.parts[-parts:])
+
+
 def store(
     pipe: Magic141Pipeline,
     transformer: Magic141Transformer3DModel,
@@ -84,6 +90,8 @@ def pack(student: Path, target: Path, rank: int | None = None, strength: float =
     facts = json.loads((student / STUDENT).read_text("utf-8"))
     if "method" not in facts:
         raise InputError(f"{student} is a snapshot of `prior`: name what `distill` or `recover` left")
+    if facts["method"] == "transplant":
+        raise InputError(f"{student} is a start that `transplant` left: give it to `distill --initial` first")
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(student, partial)

@@ -400,16 +400,23 @@ def test_what_other_invocations_found_stays_published(tmp_path):
     assert ClaimsTable.model_validate_json((tmp_path / CLAIMS).read_text()) == full
 
 
-def test_what_is_published_is_not_run_again(tmp_path):
-    b1 = registry.chosen(QUICK, ["b1"])
-    first = driver(Lab(tmp_path), b1)
+@pytest.fixture
+def known(tmp_path):
+    folder = tmp_path / "published"
+    folder.mkdir()
+    return folder
+
+
+B1 = registry.chosen(QUICK, ["b1"])
+
+
+def test_what_is_published_is_not_run_again(tmp_path, known):
+    first = driver(Lab(tmp_path), B1)
     first.run()
-    known = tmp_path / "published"
-    known.mkdir()
     assert published.publish(first.answered(), known) == 6
     assert published.publish(first.answered(), known) == 0
     elsewhere = Lab(tmp_path / "elsewhere")
-    second = driver(elsewhere, b1, known=known)
+    second = driver(elsewhere, B1, known=known)
     assert not second.left()
     assert second.run() == 0
     assert not elsewhere.trained
@@ -421,34 +428,97 @@ def test_what_is_published_is_not_run_again(tmp_path):
     assert {words[1] for words in elsewhere.trained if words[0] == "prior"} == {"tokens"}
 
 
-def test_a_training_of_which_an_answer_lacks_is_run(tmp_path):
-    b1 = registry.chosen(QUICK, ["b1"])
-    first = driver(Lab(tmp_path), b1)
+def test_a_training_of_which_an_answer_lacks_is_run(tmp_path, known):
+    first = driver(Lab(tmp_path), B1)
     first.run()
-    known = tmp_path / "published"
-    known.mkdir()
-    published.publish(
-        [done for done in first.answered() if "latent-4000-stated0-events1-seed1" not in done.name], known
-    )
+    kept = [done for done in first.answered() if "latent-4000-stated0-events1-seed1" not in done.name]
+    published.publish(kept, known)
     lab = Lab(tmp_path / "elsewhere")
-    assert driver(lab, b1, known=known).run() == 0
+    assert driver(lab, B1, known=known).run() == 0
     assert [words[0] for words in lab.trained] == ["t2i", "prior"]
     assert len(lab.asked) == 1
 
 
-def test_a_settled_verdict_stands_until_what_it_rests_on_changes(tmp_path, monkeypatch):
-    b1 = registry.chosen(QUICK, ["b1"])
-    done = driver(Lab(tmp_path), b1)
+def test_an_answer_given_again_takes_the_place_of_the_old_one(tmp_path, known):
+    first = driver(Lab(tmp_path), B1)
+    first.run()
+    published.publish(first.answered(), known)
+    changed = [done.model_copy(update={"seconds": 9.0}) for done in first.answered()]
+    assert published.publish(changed, known) == 6
+    assert {done.seconds for done in published.answers(known).values()} == {9.0}
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [("driver.PROTOCOL", 99), ("runs.SHIFT", 1.5), ("driver.identity", lambda path: "another")],
+)
+def test_an_answer_ends_with_what_it_rests_on(tmp_path, known, monkeypatch, place, value):
+    first = driver(Lab(tmp_path), registry.chosen(QUICK, ["a1"]))
+    first.run()
+    published.publish(first.answered(), known)
+    assert not driver(Lab(tmp_path), first.experiments, tmp_path / "same", known=known).left()
+    monkeypatch.setattr(f"bench.claims.{place}", value)
+    again = driver(Lab(tmp_path), first.experiments, tmp_path / "other", known=known)
+    trials = {item.name for item in again.items if isinstance(item, Evaluate) and item.of}
+    assert trials <= {item.name for item in again.left()}
+
+
+@pytest.mark.parametrize("name", [published.ANSWERS, published.VERDICTS])
+def test_a_committed_file_that_cannot_be_read_is_left_as_it_is(tmp_path, known, name):
+    (known / name).write_text('{"key": "torn')
+    with pytest.raises(RunError, match=rf"(?s){name} cannot be read.*git checkout"):
+        driver(Lab(tmp_path), B1, known=known)
+    assert (known / name).read_text() == '{"key": "torn'
+
+
+def test_a_settled_verdict_stands_until_what_it_rests_on_changes(tmp_path, known, monkeypatch):
+    done = driver(Lab(tmp_path), B1)
     done.run()
     row = done.table().rows[0]
-    (tmp_path / "known").mkdir()
-    line = published.Settled(basis=done.basis(b1[0]), row=row).model_dump_json()
-    (tmp_path / "known" / published.VERDICTS).write_text(line + "\n")
-    fresh = driver(Lab(tmp_path), b1, out=tmp_path / "other", known=tmp_path / "known")
+    line = published.Settled(basis=done.basis(B1[0]), row=row).model_dump_json()
+    (known / published.VERDICTS).write_text(line + "\n")
+    fresh = driver(Lab(tmp_path), B1, out=tmp_path / "other", known=known)
     assert fresh.table().rows == (row,)
+    assert not fresh.left()
     monkeypatch.setattr("bench.claims.driver.weights.fingerprint", lambda folder: "0123456789")
-    changed = driver(Lab(tmp_path), b1, out=tmp_path / "third", known=tmp_path / "known")
+    changed = driver(Lab(tmp_path), B1, out=tmp_path / "third", known=known)
     assert changed.table().rows[0].verdict == "not run yet"
+    assert changed.left()
+
+
+def test_controls_decide_nothing(tmp_path, monkeypatch):
+    (d1,) = registry.chosen(QUICK, ["d1"])
+    before = driver(Lab(tmp_path), [d1]).basis(d1)
+    monkeypatch.setattr(
+        "bench.claims.driver._fingerprint", lambda preset: "there" if preset.endswith("-dmd") else "missing"
+    )
+    without = driver(Lab(tmp_path), [d1]).basis(d1)
+    monkeypatch.setattr("bench.claims.driver._fingerprint", lambda preset: "missing")
+    assert driver(Lab(tmp_path), [d1]).basis(d1) == without != before
+
+
+def test_the_command_publishes_and_asks_afresh(tmp_path, known, monkeypatch):
+    from typer.testing import CliRunner
+
+    from bench.__main__ import app
+
+    lab = Lab(tmp_path)
+    monkeypatch.setattr("bench.claims.published.FOLDER", known)
+    monkeypatch.setattr("bench.trials.ask", lab.ask)
+    monkeypatch.setattr("bench.claims.driver.in_a_process", lab.command)
+
+    def claims(store, *words):
+        words = ("claims", "--quick", "--only", "b1", "--out", str(tmp_path / store / "claims"), *words)
+        answer = CliRunner().invoke(app, words, catch_exceptions=False)
+        assert answer.exit_code == 0, answer.output
+        return answer.output
+
+    assert "6 answers published" in claims("one", "--publish")
+    assert len(lab.asked) == 6
+    assert "0 of " in claims("two")
+    assert len(lab.asked) == 6
+    claims("three", "--afresh")
+    assert len(lab.asked) == 12
 
 
 def test_what_older_weights_found_gives_way(tmp_path, monkeypatch):

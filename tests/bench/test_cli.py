@@ -69,7 +69,7 @@ def test_the_command_line_is_frozen() -> None:
             "--spread",
             "--seeds",
         ],
-        "claims": ["--quick", "--only", "--dry-run", "--out", "--doc"],
+        "claims": ["--quick", "--only", "--dry-run", "--out", "--afresh", "--publish", "--doc"],
         "schema": [],
     }
 

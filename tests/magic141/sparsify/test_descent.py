@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from magic141.errors import InputError
 from magic141.sparsify.descent import alignment, kept_of
 from magic141.sparsify.importance import measure
-from magic141.sparsify.structured import prune_layers, what_stays
+from magic141.sparsify.structured import prune_blocks, prune_layers, what_stays
 from magic141.transformer import Magic141Transformer3DModel
 
 
@@ -52,6 +52,22 @@ def test_another_model_is_refused(model: Magic141Transformer3DModel) -> None:
         kept_of(model, pruned)
     with pytest.raises(InputError, match="not made of this dense one"):
         kept_of(prune_layers(model, 0.75, measure(model, "magnitude")), pruned)
+
+
+def test_only_pruning_may_tell_the_two_apart(model: Magic141Transformer3DModel) -> None:
+    importance = measure(model, "magnitude")
+    with pytest.raises(InputError, match="pruned_blocks is"):
+        kept_of(model, prune_blocks(model, 0.5, importance))
+    config = {name: value for name, value in model.config.items() if not name.startswith("_")}
+    deeper = Magic141Transformer3DModel(**config | {"num_single_layers": config["num_single_layers"] + 1})
+    with pytest.raises(InputError, match="num_single_layers is"):
+        kept_of(model, deeper)
+    pruned = prune_layers(model, 0.5, importance)
+    pruned.proj_out.weight.data[0, 0] = float("nan")
+    with pytest.raises(
+        InputError, match=r"proj_out.weight of the pruned model has weights that are not finite"
+    ):
+        kept_of(model, pruned)
 
 
 @settings(deadline=None, max_examples=50)

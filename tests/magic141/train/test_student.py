@@ -58,6 +58,27 @@ def test_a_snapshot_of_the_prior_replaces_no_student(tmp_path):
     assert (tmp_path / "target").is_dir()
 
 
+def test_a_transplant_is_a_start_and_no_student(tmp_path):
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start" / student.STUDENT).write_text('{"method": "transplant", "strength": 1.2}')
+    (tmp_path / "target").mkdir()
+    with pytest.raises(InputError, match="distill --initial"):
+        student.pack(tmp_path / "start", tmp_path / "target")
+    assert (tmp_path / "target").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("weights/lab", "lab"),
+        ("runs/cfg/student", "cfg/student"),
+        ("runs/cfg/snapshots/0000123", "cfg/snapshots/0000123"),
+    ],
+)
+def test_a_record_tells_students_of_several_runs_apart(tmp_path, folder, name):
+    assert student.named(tmp_path / folder) == name
+
+
 @pytest.mark.slow
 def test_a_student_ships_as_what_it_changes_of_its_teacher(tmp_path, monkeypatch):
     import torch

@@ -16,6 +16,7 @@ from magic141.sparsify.structured import cut, what_stays
 from magic141.train.__main__ import app
 from magic141.train.student import STUDENT
 from magic141.train.transplant import transplant
+from magic141.transformer import Magic141Transformer3DModel
 
 
 def student_of(dense):
@@ -47,11 +48,19 @@ def test_strength_goes_on_along_the_line(dense):
         )
 
 
-def test_a_model_of_another_shape_is_no_student(dense):
+def test_a_pruned_student_has_nothing_to_bring_over(dense):
     (way,) = parse("structured-0.5")
     pruned = apply(copy.deepcopy(dense), way)
     with pytest.raises(InputError, match="pruned already"):
         transplant(pruned, dense, pruned, 1.0)
+
+
+def test_a_model_of_another_shape_is_no_student(dense):
+    (way,) = parse("structured-0.5")
+    config = {name: value for name, value in dense.config.items() if not name.startswith("_")}
+    wider = Magic141Transformer3DModel(**config | {"mlp_ratio": 3.0})
+    with pytest.raises(InputError, match="differs from the dense model in shape"):
+        transplant(wider, dense, apply(copy.deepcopy(dense), way), 1.0)
 
 
 def test_the_command_leaves_a_student_that_distillation_can_start_from(tmp_path):
