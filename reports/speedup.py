@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -53,29 +53,35 @@ def speed_ups(rows: Sequence[Row]) -> list[SpeedUp]:
     return found
 
 
-def sentence(gain: SpeedUp, link_fast: Markup, link_slow: Markup) -> Markup:
-    """For the verdict."""
+def sentences(gains: Sequence[SpeedUp], link: Callable[[Row], Markup]) -> list[Markup]:
+    """For the verdict: one for every slower setting, which names all that are compared with it."""
+    slower = dict.fromkeys(gain.slow.key for gain in gains)
+    return [_sentence([gain for gain in gains if gain.slow.key == key], link) for key in slower]
+
+
+def _sentence(gains: Sequence[SpeedUp], link: Callable[[Row], Markup]) -> Markup:
+    slow, most = gains[0].slow, gains[0].ceiling
+    *others, last = (_gain(gain, link(gain.fast)) for gain in gains)
+    return Markup("{}{} than {}, text to file, warm, encoders and VAE included{}.").format(
+        Markup(", ").join(others) + Markup(" and ") if others else "",
+        last,
+        link(slow),
+        Markup("; with denoising that took no time it would be {} (Amdahl&rsquo;s ceiling)").format(
+            text.times(most)
+        )
+        if most is not None
+        else "",
+    )
+
+
+def _gain(gain: SpeedUp, name: Markup) -> Markup:
     ratio, low, high, word = gain.ratio, gain.low, gain.high, "faster"
     if ratio < 1:
         ratio, word = 1 / ratio, "slower"
         low, high = (1 / bound if bound else None for bound in (high, low))
     bounds = text.interval(ratio, low, high)
-    most = (
-        Markup("; with denoising that took no time it would be {} (Amdahl&rsquo;s ceiling)").format(
-            text.times(gain.ceiling)
-        )
-        if gain.ceiling is not None
-        else ""
-    )
-    return Markup(
-        "{} is <strong>{} {}</strong>{} than {}, text to file, warm, encoders and VAE included{}."
-    ).format(
-        link_fast,
-        text.times(ratio),
-        word,
-        Markup(" <small>[{}]</small>").format(bounds) if bounds else "",
-        link_slow,
-        most,
+    return Markup("{} is <strong>{} {}</strong>{}").format(
+        name, text.times(ratio), word, Markup(" <small>[{}]</small>").format(bounds) if bounds else ""
     )
 
 

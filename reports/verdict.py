@@ -32,7 +32,7 @@ def verdict(rows: Sequence[Row], metric: Metric | None) -> list[Markup]:
             _speed(row),
         ]
     chosen, sentence = _cheapest(metric, best)
-    gains = [speedup.sentence(gain, link(gain.fast), link(gain.slow)) for gain in speedup.speed_ups(rows)]
+    gains = speedup.sentences(speedup.speed_ups(rows), link)
     return [_best(metric, best), sentence, _speed(chosen.row), *gains]
 
 

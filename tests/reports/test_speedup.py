@@ -58,6 +58,22 @@ def test_the_verdict_prints_the_ceiling_beside_the_gain(found):
     assert said.endswith("with denoising that took no time it would be 10× (Amdahl&rsquo;s ceiling).")
 
 
+def test_all_that_are_compared_with_one_setting_share_a_sentence(make, tmp_path):
+    cells = [
+        cell(make, "teacher", 28, 2.0, 4.5),
+        cell(make, "student", 4, 1.0, 0.75),
+        cell(make, "thin", 4, 1.0, 0.5),
+        cell(make, "thinner", 4, 1.0, 0.3),
+    ]
+    shown = rows(load([make.run(tmp_path / "run", cells)]))
+    said = re.sub("<[^>]+>", "", str(verdict(shown, next(iter(metrics(shown)), None))[-1]))
+    said = re.sub(r" \[.*?\]", "", said.replace("\u2009", " ").replace("\u00a0", " "))
+    assert said.startswith(
+        "student · 4 steps is 4× faster, thin · 4 steps is 5× faster and thinner · 4 steps is 6.25× faster than teacher"
+    )
+    assert said.count("Amdahl") == 1
+
+
 def test_what_takes_longer_is_called_slower(make, tmp_path):
     cells = [cell(make, "teacher", 28, 2.0, 0.7), cell(make, "student", 4, 1.0, 1.9)]
     shown = rows(load([make.run(tmp_path / "run", cells)]))
