@@ -238,6 +238,8 @@ class ClaimsTable(Frozen):
 
 
 CLAIMS = "claims.json"
+PUBLISHED_CLAIMS = Path(__file__).parent / "claims" / "published" / CLAIMS
+"""The table that is committed, for results folders that have none."""
 
 
 class Prompts(Frozen):

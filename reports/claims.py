@@ -9,7 +9,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from pydantic import ValidationError
 
-from bench.records import CLAIMS, ClaimRow, ClaimsTable, Curve
+from bench.records import CLAIMS, PUBLISHED_CLAIMS, ClaimRow, ClaimsTable, Curve
 from reports import svg, text
 from reports.load import Run
 
@@ -28,16 +28,25 @@ class Line:
 
 @dataclass(frozen=True)
 class Claims:
-    """All claims, as the last `bench claims` in the results folder left them. `scale`: quick or full."""
+    """All claims, as the last `bench claims` in the results folder left them, or as they are committed (`published`).
+
+    `scale`: quick or full.
+    """
 
     scale: str
+    published: bool
     lines: tuple[Line, ...]
 
 
 def claims(runs: Sequence[Run]) -> tuple[Claims | None, list[str]]:
-    """The table beside the first run that has one, and what went wrong with others."""
+    """The table beside the first run that has one, and what went wrong with others.
+
+    Else the published one, where a run has asked the teacher that it is of.
+    """
     problems = []
-    for path in dict.fromkeys(run.path.resolve().parent / CLAIMS for run in runs):
+    beside = dict.fromkeys(run.path.resolve().parent / CLAIMS for run in runs)
+    for path in (*beside, PUBLISHED_CLAIMS):
+        published = path == PUBLISHED_CLAIMS
         if not path.exists():
             continue
         try:
@@ -45,9 +54,16 @@ def claims(runs: Sequence[Run]) -> tuple[Claims | None, list[str]]:
         except (ValidationError, OSError) as error:
             problems.append(f"The claims table {path.name} cannot be read: {error}")
             continue
+        if published and not _asked(found.teacher, runs):
+            continue
         lines = tuple(_line(row, f"claim-{row.id}") for row in found.rows)
-        return Claims(found.scale, lines), problems
+        return Claims(found.scale, published, lines), problems
     return None, problems
+
+
+def _asked(teacher: str, runs: Sequence[Run]) -> bool:
+    hashes = (record.weights_sha256 or "" for run in runs for record in run.records)
+    return bool(teacher) and any(known.startswith(teacher) for known in hashes)
 
 
 def _line(row: ClaimRow, name: str) -> Line:

@@ -85,6 +85,10 @@ class Driver:
         """The claims of this invocation as they stand."""
         return self._table(self.experiments)
 
+    def whole(self) -> ClaimsTable:
+        """All claims as they stand, those of other invocations too."""
+        return self._table(list(EXPERIMENTS.values()))
+
     def _table(self, experiments: Sequence[Experiment]) -> ClaimsTable:
         lines = {item.name: self._done.get(self._key(item)) for item in plan(experiments, self.scale)}
         answers = {name: line.trial for name, line in lines.items() if line and line.trial}

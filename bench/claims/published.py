@@ -2,7 +2,7 @@
 
 `answers.jsonl` grows by `python -m bench claims --publish`, so that a run of hours can be shared among machines and
 days. `verdicts.jsonl` holds rows alone, from before answers were kept. Both are bound to the weights, the trainings and
-the scoring that they rest on: of others they say nothing.
+the scoring that they rest on: of others they say nothing. `claims.json` is the table that they make, for reports.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from bench.errors import RunError
-from bench.records import ClaimRow, Frozen, write_atomically
+from bench.records import CLAIMS, PUBLISHED_CLAIMS, ClaimRow, ClaimsTable, Frozen, write_atomically
 from bench.trials import Trial
 
-FOLDER = Path(__file__).parent / "published"
+FOLDER = PUBLISHED_CLAIMS.parent
 ANSWERS, VERDICTS = "answers.jsonl", "verdicts.jsonl"
 
 
@@ -63,6 +63,11 @@ def publish(done: Iterable[Done], folder: Path = FOLDER) -> int:
         lines = (line.model_dump_json(exclude_defaults=True) + "\n" for line in (known | new).values())
         write_atomically(folder / ANSWERS, "".join(lines))
     return len(new)
+
+
+def publish_table(table: ClaimsTable, folder: Path = FOLDER) -> None:
+    """What reports show where nothing has been run."""
+    write_atomically(folder / CLAIMS, table.model_dump_json(indent=1, exclude_defaults=True) + "\n")
 
 
 def parsed(lines: Iterable[bytes], kind: type[Line], path: Path, remedy: str) -> list[Line]:

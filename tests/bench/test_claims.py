@@ -439,6 +439,15 @@ def test_a_training_of_which_an_answer_lacks_is_run(tmp_path, known):
     assert len(lab.asked) == 1
 
 
+def test_the_published_table_has_what_other_invocations_found(tmp_path, known):
+    driver(Lab(tmp_path), B1).run()
+    other = driver(Lab(tmp_path), registry.chosen(QUICK, ["b2"]))
+    published.publish_table(other.whole(), known)
+    table = ClaimsTable.model_validate_json((known / CLAIMS).read_text())
+    assert [row.id for row in table.rows] == list(registry.EXPERIMENTS)
+    assert {row.id for row in table.rows if row.verdict != "not run yet"} == {"b1"}
+
+
 def test_an_answer_given_again_takes_the_place_of_the_old_one(tmp_path, known):
     first = driver(Lab(tmp_path), B1)
     first.run()

@@ -43,6 +43,21 @@ def test_without_claims_there_is_no_section(make, tmp_path):
     assert 'id="claims"' not in html
 
 
+@pytest.mark.parametrize(("teacher", "shown"), [("0123abcd", True), ("ffffffff", False), ("", False)])
+def test_published_claims_are_shown_with_the_teacher_that_they_are_of(
+    make, tmp_path, monkeypatch, teacher, shown
+):
+    published = tmp_path / "published" / CLAIMS
+    published.parent.mkdir()
+    table = ClaimsTable(scale="full", teacher=teacher, rows=(row("b1", "not run yet"),))
+    published.write_text(table.model_dump_json())
+    monkeypatch.setattr("reports.claims.PUBLISHED_CLAIMS", published)
+    records = [make.record("teacher", 4, weights_sha256="0123abcd" + 56 * "0")]
+    html = build([make.run(tmp_path / "runs" / "run", records)], tmp_path / "report.html").read_text("utf-8")
+    assert ('id="claims"' in html) == shown
+    assert ("came with the repository" in html) == shown
+
+
 def test_a_damaged_table_is_a_caveat(claimed, tmp_path):
     (tmp_path / CLAIMS).write_text("{}")
     found, problems = claims(load([claimed]))
