@@ -1,4 +1,4 @@
-"""The front of quality, time and memory: settings as dots that grow with memory, joined where no other beats them."""
+"""The front of quality, time and memory: settings as dots that grow with memory, numbered where no other beats them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from reports import svg, text
 from reports.metrics import Metric
+from reports.plots import scale_x, scale_y
 from reports.settings import Setting
 
 SIZE, BOX = (9.6, 3.6), (0.07, 0.14, 0.9, 0.76)
@@ -16,7 +17,7 @@ AREA = (20.0, 160.0)
 
 
 def draw(metric: Metric, found: Sequence[Setting], best: Sequence[Setting], name: str) -> str:
-    """Quality over seconds a clip; `best` are named and joined."""
+    """Quality over seconds a clip; `best` are numbered from 1, and joined where memory left aside none beats them."""
     sizes = [one.memory for one in found if one.memory is not None]
     least, most = min(sizes, default=0), max(sizes, default=1)
 
@@ -28,8 +29,9 @@ def draw(metric: Metric, found: Sequence[Setting], best: Sequence[Setting], name
         figure = Figure(figsize=SIZE)
         axes = figure.add_axes(BOX)
         hovers = {}
+        joined = ahead(best)
         axes.plot(
-            [one.seconds for one in best], [one.point.value for one in best], color=svg.SERIES[0], linewidth=1.2,
+            [one.seconds for one in joined], [one.point.value for one in joined], color=svg.SERIES[0], linewidth=1.2,
             alpha=0.6,
         )  # fmt: skip
         for one in found:
@@ -43,13 +45,11 @@ def draw(metric: Metric, found: Sequence[Setting], best: Sequence[Setting], name
             hovers[gid] = hover(metric, one)
             if one in best:
                 axes.annotate(
-                    one.row.label, (one.seconds, one.point.value), xytext=(6, 5), textcoords="offset points",
-                    fontsize=7.5, color=svg.INK,
+                    str(best.index(one) + 1), (one.seconds, one.point.value), xytext=(0, 7),
+                    textcoords="offset points", ha="center", fontsize=8, color=svg.INK, zorder=4,
                 )  # fmt: skip
-        if found and found[-1].seconds > 3 * found[0].seconds:
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-            axes.xaxis.set_minor_formatter(lambda *_: "")
+        scale_x(axes, [one.seconds for one in found], steps=False)
+        scale_y(axes, metric)
         axes.set_title(f"{metric.title}, {metric.direction}; dots grow with peak memory", color=svg.INK)
         axes.set_xlabel("seconds a clip, text to file, warm")
         axes.grid(axis="y")
@@ -57,6 +57,15 @@ def draw(metric: Metric, found: Sequence[Setting], best: Sequence[Setting], name
             hover(metric, one).replace("\n", ", ") for one in best
         )
         return svg.render(figure, name, alt, hovers)
+
+
+def ahead(best: Sequence[Setting]) -> list[Setting]:
+    """Of settings that come fastest first, each that is better than all before it."""
+    return [
+        one
+        for place, one in enumerate(best)
+        if all(one.point.cost < other.point.cost for other in best[:place])
+    ]
 
 
 def hover(metric: Metric, one: Setting) -> str:

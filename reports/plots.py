@@ -135,8 +135,8 @@ def _plot(
             _curve(axes, sorted(line, key=lambda entry: entry[1]), colours[series], annotate)
         if annotate:
             _real_time(axes, [point.row for point, _ in entries], named=large)
-        _scale_x(axes, [x for _, x in entries], steps=not annotate)
-        _scale_y(axes, metric)
+        scale_x(axes, [x for _, x in entries], steps=not annotate)
+        scale_y(axes, metric)
         _references(axes, metric)
         axes.set_xlabel(label)
         unit = f" ({metric.first.unit})" if metric.first.unit else ""
@@ -203,7 +203,8 @@ def _real_time(axes: Axes, rows: Sequence[Row], named: bool) -> None:
         )  # fmt: skip
 
 
-def _scale_x(axes: Axes, values: Sequence[float], steps: bool) -> None:
+def scale_x(axes: Axes, values: Sequence[float], steps: bool) -> None:
+    """Logarithmic over large ratios; steps at their own numbers."""
     if steps:
         ticks = sorted(set(values))
         axes.set_xscale("log", base=2)
@@ -222,7 +223,7 @@ def _plain_log(axis: object) -> None:
     axis.set_minor_formatter(NullFormatter())  # type: ignore[attr-defined]
 
 
-def _scale_y(axes: Axes, metric: Metric) -> None:
+def scale_y(axes: Axes, metric: Metric) -> None:
     """Limits and scale. Logarithmic over large ratios, linear near and below zero: a debiased distance may be
     negative. On a linear axis a reference far off the systems' range does not count.
     """

@@ -5,6 +5,7 @@ import pytest
 from bench.records import MASKED, Memory
 from reports.budget import budget
 from reports.build import build
+from reports.front import ahead
 from reports.load import load
 from reports.metrics import metrics
 from reports.rows import rows
@@ -43,6 +44,10 @@ def found(make, tmp_path):
 def test_the_front_is_what_nothing_beats_and_zeros_are_no_saving(found):
     assert [one.row.system for one in found[1]] == ["bad", "four", "small", "dense", "slow"]
     assert [one.row.system for one in front(found[1])] == ["bad", "four", "small", "dense"]
+
+
+def test_what_is_on_the_front_for_its_memory_alone_is_not_joined(found):
+    assert [one.row.system for one in ahead(front(found[1]))] == ["bad", "four", "dense"]
 
 
 def test_equal_settings_do_not_beat_each_other(make, tmp_path):
