@@ -16,7 +16,7 @@ Made by `python -m bench claims` from `bench/claims/registry.py`; do not edit. P
 were committed before the first run of what they are of, and a claim that fails stays in the table. A verdict is
 *reproduced* or *not reproduced* where its threshold decides; *not testable here* where the lab has no headroom for it
 (the reason is given); *not run yet* until all of its trials are done. Numbers of the paper are from arXiv 2502.07701.
-Where it says "answers not kept", the verdict was committed, and the trials behind it were not: `--afresh` asks again.
+Where it says "answers not kept", the verdict was committed, and its trials were not: a full run asks them once more.
 
 """
 RERUN = """
@@ -24,9 +24,9 @@ RERUN = """
 
 `python -m nox -s claims` runs what is missing and resumes. What `bench/claims/published` has answers to is not asked
 again, unless with `-- --afresh`; `-- --publish` adds new answers there, so that a run of hours can go on elsewhere.
-`-- --quick` runs b2 alone, with smaller numbers of everything (0.12 [0.08, 0.16], in 24 minutes on one core that shared
-its machine; on two it is planned to take less than 20); `-- --dry-run` prints the items. Latency of the step table is
-measured by `python -m bench run bench/suites/lab.yaml`, each cell in a process alone.
+`-- --quick` runs b2 alone, with smaller numbers of everything (0.12 [0.08, 0.15], in 10 minutes on two cores of an AMD
+EPYC, Zen 5); `-- --dry-run` prints the items. Latency of the step table is measured by
+`python -m bench run bench/suites/lab.yaml`, each cell in a process alone.
 
 Distillation progress is normalised as (FD - FD_56) / (FD_4 - FD_56): 1 where the student is as far as the teacher in
 as few Euler steps, 0 where it does what the teacher does in 56. A student need not start at 1: its sampler is another,

@@ -1,7 +1,8 @@
 """Runs the items that a store lacks, one after the other, and says after each what the claims look like.
 
 A store is a folder: `done.jsonl`, a line an item; `train/TEACHER`, the trainings, each resumed from its own checkpoint.
-An interruption loses one item, or of a training its last minutes. What `bench.claims.published` knows is not run again.
+An interruption loses one item, or of a training its last minutes. What `bench.claims.published` has answers to is not
+run again, and its verdicts stand until their answers are all there.
 """
 
 from __future__ import annotations
@@ -69,9 +70,8 @@ class Driver:
         return self._left(self.experiments)
 
     def _left(self, experiments: Sequence[Experiment]) -> list[Item]:
-        """Nothing of an experiment whose verdict is published, and no training that no trial needs."""
-        open_ones = [one for one in experiments if self.basis(one) not in self._settled]
-        items = [item for item in plan(open_ones, self.scale) if self._key(item) not in self._done]
+        """Without trainings that none of them needs any more, because the answers are published."""
+        items = [item for item in plan(experiments, self.scale) if self._key(item) not in self._done]
         asked = {name for item in items if isinstance(item, Evaluate) for name in item.needs}
         needed = asked.union(*(item.needs for item in items if item.name in asked))
         return [item for item in items if isinstance(item, Evaluate) or item.name in needed]
