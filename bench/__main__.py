@@ -332,9 +332,10 @@ def claims(
             finally:
                 found = driver.table()
                 if publish:
-                    console.print(
-                        f"{published.publish(driver.answered(), published.FOLDER)} answers published"
-                    )
+                    added = published.publish(driver.answered(), published.FOLDER)
+                    console.print(f"{added} answers published")
+                    if not quick:
+                        published.publish_table(driver.whole(), published.FOLDER)
                 # Half of an answer must not replace a whole one that is committed.
                 done = whole and not driver.left()
                 target = doc or (Path("docs/claims.md") if done else store / "claims.md")
