@@ -335,7 +335,11 @@ def claims(
                     added = published.publish(driver.answered(), published.FOLDER)
                     console.print(f"{added} answers published")
                     if not quick:
-                        published.publish_table(driver.whole(), published.FOLDER)
+                        # Of all that is published: a driver that asks afresh knows its own answers alone.
+                        every = Driver(
+                            experiments, scale, store, trials.ask, console.print, known=published.FOLDER
+                        )
+                        published.publish_table(every.whole(), published.FOLDER)
                 # Half of an answer must not replace a whole one that is committed.
                 done = whole and not driver.left()
                 target = doc or (Path("docs/claims.md") if done else store / "claims.md")

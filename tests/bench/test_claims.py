@@ -1,5 +1,6 @@
 """Pre-registered claims: verdicts on numbers that are known, and a driver that resumes. No torch, no training."""
 
+import dataclasses
 import json
 import math
 import os
@@ -527,6 +528,23 @@ def test_the_command_publishes_and_asks_afresh(tmp_path, known, monkeypatch):
     assert len(lab.asked) == 6
     claims("three", "--afresh")
     assert len(lab.asked) == 12
+
+
+def test_asking_one_claim_afresh_forgets_no_other(tmp_path, known, monkeypatch):
+    from typer.testing import CliRunner
+
+    from bench.__main__ import app
+
+    lab = Lab(tmp_path)
+    monkeypatch.setattr("bench.claims.published.FOLDER", known)
+    monkeypatch.setattr("bench.claims.runs.FULL", dataclasses.replace(QUICK, name="full"))
+    monkeypatch.setattr("bench.trials.ask", lab.ask)
+    monkeypatch.setattr("bench.claims.driver.in_a_process", lab.command)
+    for store, words in (("one", ("b1",)), ("two", ("b2", "--afresh"))):
+        command = ("claims", "--publish", "--out", str(tmp_path / store / "claims"), "--only", *words)
+        assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+    table = ClaimsTable.model_validate_json((known / CLAIMS).read_text())
+    assert {row.id for row in table.rows if row.verdict != "not run yet"} == {"b1", "b2"}
 
 
 def test_what_older_weights_found_gives_way(tmp_path, monkeypatch):
