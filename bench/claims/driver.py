@@ -23,7 +23,7 @@ from bench.claims import published
 from bench.claims.document import table
 from bench.claims.published import Done
 from bench.claims.registry import EXPERIMENTS, Experiment, plan
-from bench.claims.runs import STUDENT, TEACHER, Evaluate, Item, Scale, Train
+from bench.claims.runs import PIPELINE, STUDENT, TEACHER, Evaluate, Item, Scale, Train
 from bench.errors import RunError
 from bench.records import CLAIMS, ClaimRow, ClaimsTable, digest, write_atomically
 from bench.trials import PROTOCOL, Question, Trial, value
@@ -160,10 +160,10 @@ class Driver:
     def _train(self, item: Train) -> None:
         folder = self.out / "train" / self._teacher
         words = [self._located(word, folder, item.needs) for word in item.words]
-        stage = words[0] == "t2i"
+        stage = words[0] in ("t2i", "i2v")
         place = ["--out", str(folder / item.name)] if stage else ["--out", str(folder), "--name", item.name]
         self.command([*words, *place])
-        ended = folder / item.name / "t2i" if stage else folder / item.name
+        ended = folder / item.name / words[0] if stage else folder / item.name
         wanted = int(words[words.index("--samples") + 1])
         seen = json.loads((ended / "card.json").read_text("utf-8"))["samples"]
         if seen < wanted:
@@ -171,6 +171,9 @@ class Driver:
                 f"{item.name} ended at {seen:,} of {wanted:,} samples, for its minutes were over: this machine is too "
                 "slow for a comparison at equal samples at this scale"
             )
+        if item.packed:
+            where = folder / item.name
+            self.command(["pack", "--out", str(where), "--target", str(where / PIPELINE)])
 
     @staticmethod
     def _located(word: str, folder: Path, names: Sequence[str]) -> str:
@@ -181,17 +184,22 @@ class Driver:
     def _evaluate(self, item: Evaluate) -> Trial:
         knobs = dict(item.knobs)
         if item.of is not None:
-            kept = sorted((self.out / "train" / self._teacher / item.of / "snapshots").glob("[0-9]*"))
-            if item.snapshot >= len(kept):
-                raise RunError(
-                    f"training {item.of} kept {len(kept)} snapshots, and number {item.snapshot + 1} is asked"
-                )
-            knobs["model"] = str(kept[item.snapshot])
+            knobs["model"] = str(self._trained(item.of, item.snapshot))
         trial = self.ask(Question(knobs, item.sample, item.metrics, item.ends))
         # An answer without its scores is none: it would be kept, and never asked again.
         for metric in item.metrics:
             value(trial, metric)
         return trial
+
+    def _trained(self, name: str, snapshot: int | None) -> Path:
+        """What a training left: a pipeline, or one of the snapshots on the way to it."""
+        folder = self.out / "train" / self._teacher / name
+        if snapshot is None:
+            return folder / PIPELINE
+        kept = sorted((folder / "snapshots").glob("[0-9]*"))
+        if snapshot >= len(kept):
+            raise RunError(f"training {name} kept {len(kept)} snapshots, and number {snapshot + 1} is asked")
+        return kept[snapshot]
 
     def _fail(self, item: Item, why: str, failed: set[str]) -> None:
         self.note(f"{item.name} is left out: {why}")

@@ -26,21 +26,26 @@ STEPS = 4
 METHODS = ("dmd2", "dmd", "trajectory", "consistency", "cfg")
 TASKS = {"image-to-video": "image to video", "text-to-video": "text to video at once"}
 """Training tasks, and how the adapter calls what is then asked."""
-DIALS = ((0.0, True), (0.5, True), (1.0, True), (0.0, False))
+Dial = tuple[float, bool]
 """(share of hidden factors that captions state, whether events occur)."""
+DIALS: tuple[Dial, ...] = ((0.0, True), (0.5, True), (1.0, True), (0.0, False))
+DIAL_RATE = 0.3
+"""Factor on the learning rates with which `TEACHER` learns the words that its own captions never had."""
 ALTERNATING_SHARE = 168 / 172
 """Samples of an alternating run that cost as many training FLOPs as those of text to video: tokens a nominal sample are
 24 + 144 for text to video, and (16 + 24 + 144 + 4 (24 + 16)) / 2 where image to video and four images take turns. Other
 costs are proportional to tokens: at this length the attention matrix is under a tenth of a pass."""
-TRAINED_A_MINUTE = {"distill": 900.0, "prior": 2500.0, "t2i": 5200.0}
+TRAINED_A_MINUTE = {"distill": 900.0, "prior": 2500.0, "i2v": 2500.0, "t2i": 5200.0}
 """Samples, on those cores; what a plan's minutes rest on. Of t2i with its pictures encoded, which take a third of it;
-distill was not run there: a sample of it takes three times the passes of one of prior."""
+distill was not run there: a sample of it takes three times the passes of one of prior. One of i2v is taken for one of
+prior."""
 PASS_GFLOP, CLIP_GFLOP, GFLOP_A_MINUTE = 1.63, 6.0, 12_000.0
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How large the experiments are. `distilled`, `primed`, `images`: samples of a training of each kind.
+    """How large the experiments are. `distilled`, `primed`, `images`: samples of a training of each kind; `dialled`: of
+    that of the teacher which knows all settings of the dial.
 
     prompts: of a point of a curve. anchors: prompts of the teacher's trials that a curve is measured by. budget: most
     minutes of one training run.
@@ -52,6 +57,7 @@ class Scale:
     distilled: int
     primed: int
     images: int
+    dialled: int
     stored: int
     prompts: int
     anchors: int
@@ -60,22 +66,29 @@ class Scale:
     budget: float
 
 
-FULL = Scale("full", 3, 4, 8_000, 16_000, 40_000, 16_000, 256, 512, 2048, (64, 16), 240.0)
+FULL = Scale("full", 3, 4, 8_000, 16_000, 40_000, 80_000, 16_000, 256, 512, 2048, (64, 16), 240.0)
 """What two cores do in a day. Five to eight times the samples were planned first, and none of that was run."""
-QUICK = Scale("quick", 3, 1, 480, 4_000, 16_000, 2_048, 192, 64, 64, (8, 4), 6.0)
+QUICK = Scale("quick", 3, 1, 480, 4_000, 16_000, 4_000, 2_048, 192, 64, 64, (8, 4), 6.0)
 """Meant to show a direction in 20 minutes on two cores: of b2, whose curves of the full scale differ from 4,000 clips
 on. A distillation that short shows nothing, and parts of the prior differ by less than their intervals after 2,400
 clips, or without pictures first. The seeds share those pictures, which take as long as a run."""
 
 
+PIPELINE = "pipeline"
+
+
 @dataclass(frozen=True)
 class Train:
-    """`python -m magic141.train WORDS`, in a folder that all trainings of a store share. needs: names of trainings."""
+    """`python -m magic141.train WORDS`, in a folder that all trainings of a store share. needs: names of trainings.
+
+    packed: whether a pipeline is made of it, `PIPELINE` in its folder, for others to learn from.
+    """
 
     name: str
     words: tuple[str, ...]
     minutes: float
     needs: tuple[str, ...] = ()
+    packed: bool = False
 
     @property
     def id(self) -> str:
@@ -84,14 +97,14 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """A trial of a preset, or of the `snapshot`-th model that the training `of` kept."""
+    """A trial of a preset, or of the `snapshot`-th model that the training `of` kept; without one, of its pipeline."""
 
     name: str
     knobs: dict[str, Knob]
     sample: Sample
     minutes: float
     of: str | None = None
-    snapshot: int = 0
+    snapshot: int | None = 0
     metrics: tuple[str, ...] = QUALITY
     ends: bool = False
 
@@ -114,7 +127,7 @@ def ask_model(
     knobs: Mapping[str, Knob],
     sample: Sample,
     of: str | None = None,
-    snapshot: int = 0,
+    snapshot: int | None = 0,
     **how: bool,
 ) -> Evaluate:
     passes = int(knobs["num_inference_steps"] or 0) * (1 if knobs["guidance_scale"] == 1 else 2)
@@ -145,11 +158,10 @@ def _minutes(stage: str, samples: int) -> float:
 # Distillation, as runs and curves.
 
 
-def distilled(
-    scale: Scale, tasks: Sequence[str], seed: int, samples: int, dial: tuple[float, bool] = (0.0, True)
-) -> Train:
-    stated, events = dial
-    words = ["distill", "dmd2", *(word for task in tasks for word in ("--task", task)), "--teacher", TEACHER]
+def distilled(scale: Scale, tasks: Sequence[str], seed: int, samples: int, dial: Dial | None = None) -> Train:
+    teacher = dial_teacher(scale) if dial else None
+    source = f"{{{teacher.name}}}/{PIPELINE}" if teacher else TEACHER
+    words = ["distill", "dmd2", *(word for task in tasks for word in ("--task", task)), "--teacher", source]
     words += [
         "--steps",
         str(STEPS),
@@ -162,36 +174,51 @@ def distilled(
     ]
     words += ["--samples", str(samples), "--budget", f"{scale.budget:g}", "--snapshots", str(scale.snapshots)]
     words += ["--stored", str(scale.stored), *_dial_words(dial)]
-    name = f"dmd2-{'+'.join(tasks)}-{samples}-stated{stated:g}-events{int(events)}-seed{seed}"
-    return Train(name, tuple(words), _minutes("distill", samples))
+    name = f"dmd2-{'+'.join(tasks)}-{samples}-{_dial_name(dial)}-seed{seed}"
+    needs = (teacher.name,) if teacher else ()
+    return Train(name, tuple(words), _minutes("distill", samples), needs)
 
 
-def primed(
-    scale: Scale, kind: str, seed: int, samples: int, dial: tuple[float, bool] = (0.0, True)
-) -> list[Train]:
+def dial_teacher(scale: Scale) -> Train:
+    """`TEACHER`, after it has learned the words that state hidden factors: it was trained on captions without them."""
+    words = ["i2v", "--initial", TEACHER, *_all_stated(), "--rate", f"{DIAL_RATE:g}"]
+    words += ["--samples", str(scale.dialled), "--budget", f"{scale.budget:g}", "--stored", str(scale.stored)]
+    name = f"teacher-of-the-dial-{scale.dialled}"
+    return Train(name, tuple(words), _minutes("i2v", scale.dialled), packed=True)
+
+
+def primed(scale: Scale, kind: str, seed: int, samples: int, dial: Dial | None = None) -> list[Train]:
     """Image to video with a part of the prior, after the text-to-image training that all parts of a seed (of a quick
-    run: of every seed) start from.
+    run: of every seed) start from. With a dial, that knows the captions of all its settings.
     """
-    stated, events = dial
-    name = f"prior-{kind}-{samples}-stated{stated:g}-events{int(events)}-seed{seed}"
+    name = f"prior-{kind}-{samples}-{_dial_name(dial)}-seed{seed}"
     words = ["prior", kind, "--seed", str(seed), "--samples", str(samples), "--budget", f"{scale.budget:g}"]
     words += ["--snapshots", str(scale.snapshots), "--stored", str(scale.stored), *_dial_words(dial)]
     shown = 0 if scale.name == "quick" else seed
-    start = f"t2i-{scale.images}-seed{shown}"
+    start = f"t2i-{scale.images}{'-dial' if dial else ''}-seed{shown}"
     image = ["t2i", "--seed", str(shown), "--samples", str(scale.images), "--budget", f"{scale.budget:g}"]
-    image += ["--stored", str(scale.stored)]
+    image += ["--stored", str(scale.stored), *(_all_stated() if dial else ())]
     first = Train(start, tuple(image), _minutes("t2i", scale.images))
     words += ["--initial", f"{{{start}}}/t2i/denoiser.pt"]
     return [first, Train(name, tuple(words), _minutes("prior", samples), (start,))]
 
 
-def _dial_words(dial: tuple[float, bool]) -> list[str]:
-    return ["--stated", f"{dial[0]:g}", "--events" if dial[1] else "--no-events"]
+def _dial_words(dial: Dial | None) -> list[str]:
+    stated, events = dial or DIALS[0]
+    return ["--stated", f"{stated:g}", "--events" if events else "--no-events"]
 
 
-def curve(
-    scale: Scale, run: Train, knobs: dict[str, Knob], dial: tuple[float, bool] = (0.0, True)
-) -> list[Evaluate]:
+def _dial_name(dial: Dial | None) -> str:
+    """Of a run. The world's own setting is another run where all settings are compared: of another start."""
+    stated, events = dial or DIALS[0]
+    return f"{'dial-' if dial else ''}stated{stated:g}-events{int(events)}"
+
+
+def _all_stated() -> list[str]:
+    return [word for stated in sorted({dial[0] for dial in DIALS}) for word in ("--stated", f"{stated:g}")]
+
+
+def curve(scale: Scale, run: Train, knobs: dict[str, Knob], dial: Dial | None = None) -> list[Evaluate]:
     """A trial of every snapshot of `run`."""
     return [
         ask_model(f"{run.name}@{k + 1}", knobs, _validation(scale.prompts, dial), run.name, k)
@@ -199,17 +226,24 @@ def curve(
     ]
 
 
-def anchors(scale: Scale, task: str, dial: tuple[float, bool] = (0.0, True)) -> tuple[Evaluate, Evaluate]:
+def anchors(scale: Scale, task: str, dial: Dial | None = None) -> tuple[Evaluate, Evaluate]:
     """The teacher at as few Euler steps as the student has, and at as many as it should be as good as."""
-    few, many = (knobs_of(task, steps, *EULER[steps], TEACHER) for steps in (STEPS, 56))
-    sample, dialled = _validation(scale.anchors, dial), f"{task}, stated {dial[0]:g}, events {dial[1]}"
-    return ask_model(f"teacher at {STEPS}, {dialled}", few, sample), ask_model(
-        f"teacher at 56, {dialled}", many, sample
-    )
+    few, many = (_anchor(scale, task, steps, dial) for steps in (STEPS, 56))
+    return few, many
 
 
-def _validation(prompts: int, dial: tuple[float, bool]) -> Sample:
-    return Sample(split="validation", prompts=prompts, stated=dial[0], events=dial[1])
+def _anchor(scale: Scale, task: str, steps: int, dial: Dial | None) -> Evaluate:
+    sample = _validation(scale.anchors, dial)
+    said = f"{task}, stated {sample.stated:g}, events {sample.events}"
+    if dial is None:
+        return ask_model(f"teacher at {steps}, {said}", knobs_of(task, steps, *EULER[steps], TEACHER), sample)
+    of = dial_teacher(scale).name
+    return ask_model(f"{of} at {steps}, {said}", knobs_of(task, steps, *EULER[steps]), sample, of, None)
+
+
+def _validation(prompts: int, dial: Dial | None) -> Sample:
+    stated, events = dial or DIALS[0]
+    return Sample(split="validation", prompts=prompts, stated=stated, events=events)
 
 
 def progress(
@@ -218,7 +252,7 @@ def progress(
     asked: str,
     seeds: int,
     samples: int,
-    dial: tuple[float, bool] = (0.0, True),
+    dial: Dial | None = None,
 ) -> Lines:
     """Curves of the remaining gap, one a seed, and the items that they rest on."""
     runs = [distilled(scale, tasks, seed, samples, dial) for seed in range(seeds)]
@@ -226,6 +260,7 @@ def progress(
     return Lines(
         name=" + ".join(tasks),
         items=[
+            *([dial_teacher(scale)] if dial else []),
             *anchors(scale, asked, dial),
             *(item for pair in zip(runs, curves, strict=True) for item in (pair[0], *pair[1])),
         ],
@@ -235,9 +270,7 @@ def progress(
     )
 
 
-def convergence(
-    scale: Scale, kind: str, seeds: int, samples: int, dial: tuple[float, bool] = (0.0, True)
-) -> Lines:
+def convergence(scale: Scale, kind: str, seeds: int, samples: int, dial: Dial | None = None) -> Lines:
     """Curves of ln(1 + fvd-world), one a seed: a teacher in training has no start and end to be normalised by."""
     steps = 4 if scale.name == "quick" else 16
     runs = [primed(scale, kind, seed, samples, dial) for seed in range(seeds)]

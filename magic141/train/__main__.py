@@ -43,6 +43,14 @@ Compile = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Seed of weights, data order and noise.")]
 Stated = Annotated[float, typer.Option(min=0, max=1, help="Share of the hidden factors that captions state.")]
+StatedInTurns = Annotated[
+    list[float],
+    typer.Option(
+        min=0,
+        max=1,
+        help="t2i, i2v: share of the hidden factors that captions state; of several, scenes take turns.",
+    ),
+]
 Events = Annotated[bool, typer.Option(help="Whether turns, late objects and unsaid directions occur.")]
 
 
@@ -70,6 +78,7 @@ def command_of(stage: str, minutes: float, most: int) -> Callable[..., None]:
         stored: Stored = 12_000,
         rate: Rate = 1.0,
         compile: Compile = False,
+        stated: StatedInTurns = [0.0],  # noqa: B006
     ) -> None:
         import torch
 
@@ -88,6 +97,7 @@ def command_of(stage: str, minutes: float, most: int) -> Callable[..., None]:
             stored=stored,
             rate=rate,
             compile=compile,
+            stated=tuple(stated),
         )
         _finish(stage, recipes.STAGES[stage](run), out / stage, seed, device)
 

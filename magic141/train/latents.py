@@ -41,12 +41,16 @@ WORLD = World()
 
 @dataclass(frozen=True)
 class SetSpec:
-    """A set: latent frames of each sequence, the number of its first scene in the training split, and its world."""
+    """A set: latent frames of each sequence, the number of its first scene in the training split, and its world.
+
+    stated: shares of hidden factors that captions state, of which rows take turns; unless given, that of the world.
+    """
 
     name: str
     latent_frames: int
     first: int
     world: World = WORLD
+    stated: tuple[float, ...] = ()
 
     @property
     def frames(self) -> int:
@@ -54,9 +58,8 @@ class SetSpec:
 
     @property
     def folder(self) -> str:
-        """Its name, and where its world is another than usual, the dials of that."""
-        dials = f"-stated{self.world.stated:g}-events{int(self.world.events)}"
-        return self.name if self.world == WORLD else self.name + dials
+        """Its name, and whether its world has no events; what captions state is no part of what is encoded."""
+        return self.name if self.world.events else f"{self.name}-events0"
 
 
 IMAGES = SetSpec("images", 1, 2_000_000)
@@ -85,7 +88,9 @@ class LatentSet:
 
     def caption(self, row: int, offset: int) -> str:
         """Of the window that begins at latent frame `offset`."""
-        return _caption(self.spec.world, self.spec.first + row, max(GROUP * offset - GROUP + 1, 0))
+        spec = self.spec
+        world = replace(spec.world, stated=spec.stated[row % len(spec.stated)]) if spec.stated else spec.world
+        return _caption(world, spec.first + row, max(GROUP * offset - GROUP + 1, 0))
 
 
 @lru_cache(maxsize=1 << 19)

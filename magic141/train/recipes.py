@@ -5,7 +5,7 @@ A stage takes the weights it needs from the run's own folder, or else those that
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ CLIPS_STORED = 12_000
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """What the command line asks of a stage. `batch_size`: None leaves the recipe's. `stored`: clips to encode.
-    `rate`: a factor on the recipe's learning rates. `compile`: the transformer with torch.compile.
+    `rate`: a factor on the recipe's learning rates. `compile`: the transformer with torch.compile. `stated`: shares of
+    hidden factors that captions state, of which scenes take turns.
     """
 
     out: Path
@@ -51,6 +52,7 @@ class Run:
     stored: int = CLIPS_STORED
     rate: float = 1.0
     compile: bool = False
+    stated: tuple[float, ...] = (WORLD.stated,)
 
     def settings(self, *, batch_size: int, lr: float, muon_lr: float, **others: Any) -> Settings:
         return Settings(
@@ -69,11 +71,12 @@ class Run:
     def encoded(self, *specs: SetSpec) -> list[LatentSet]:
         """The latent sets of a transformer stage, encoded first where they are not yet."""
         vae, text = _vae(self.out).to(self.device), _clip(self.out).to(self.device)
-        return [*encode_sets(self.out / "latents", specs, self.stored, WORLD, vae, text).values()]
+        told = [replace(spec, stated=self.stated) for spec in specs]
+        return [*encode_sets(self.out / "latents", told, self.stored, WORLD, vae, text).values()]
 
     def same_plan(self, stage: str) -> None:
-        """Raise InputError where the stage's folder holds a run from other weights or of another seed."""
-        same_plan(self.out / stage, {"initial": self.initial, "seed": self.seed})
+        """Raise InputError where the stage's folder holds a run from other weights, of another seed or captions."""
+        same_plan(self.out / stage, {"initial": self.initial, "seed": self.seed, "stated": list(self.stated)})
 
     def sampler(self) -> Sampler:
         return sampler_on(self.device, _clip(self.out), make_tokenizer())
@@ -145,6 +148,8 @@ def _no_transformer(stage: str, run: Run) -> None:
         raise InputError(f"--initial {run.initial}: stage {stage!r} takes none; it is for t2i and i2v")
     if run.compile:
         raise InputError(f"--compile: stage {stage!r} trains no transformer; it is for t2i and i2v")
+    if run.stated != (WORLD.stated,):
+        raise InputError(f"--stated: stage {stage!r} has captions of its own; it is for t2i and i2v")
 
 
 def _trained_denoiser(path: Path) -> Denoiser:

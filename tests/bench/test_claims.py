@@ -252,8 +252,17 @@ def test_every_training_command_is_understood():
 
 def test_the_dial_is_asked_in_the_world_that_was_trained_in():
     for item in registry.EXPERIMENTS["c1"].items(FULL):
-        if isinstance(item, Evaluate) and item.of is not None:
+        if isinstance(item, Evaluate) and item.snapshot is not None:
             assert f"stated{item.sample.stated:g}-events{int(item.sample.events)}" in item.of
+
+
+def test_settings_of_the_dial_start_from_what_knows_the_words_of_all():
+    for name in ("c1", "c2"):
+        trained = {one.name: one for one in registry.EXPERIMENTS[name].items(FULL) if isinstance(one, Train)}
+        starts = [one for one in trained.values() if not one.needs]
+        assert all(one.words.count("--stated") == 3 for one in starts)
+        assert all(trained[need] in starts for one in trained.values() for need in one.needs)
+        assert len(trained) - len(starts) == 16
 
 
 def test_experiments_share_what_they_can():
@@ -304,9 +313,13 @@ class Lab:
         return trial(4.0 if "latent" in model else 3.0, sample=question.sample)
 
     def command(self, words, short=False):
-        self.trained.append(words)
         out = Path(words[words.index("--out") + 1])
-        folder = out / "t2i" if words[0] == "t2i" else out / words[words.index("--name") + 1]
+        if words[0] == "pack":
+            assert (out / "i2v" / "card.json").exists()
+            Path(words[words.index("--target") + 1]).mkdir()
+            return
+        self.trained.append(words)
+        folder = out / words[0] if words[0] in ("t2i", "i2v") else out / words[words.index("--name") + 1]
         for step in range(QUICK.snapshots):
             (folder / "snapshots" / f"{step:07d}").mkdir(parents=True)
         samples = int(words[words.index("--samples") + 1])
@@ -321,6 +334,20 @@ def driver(lab, experiments=None, out=None, command=None, notes=None, known=None
         experiments or BOTH, QUICK, out or lab.out / "store", lab.ask,
         (notes if notes is not None else []).append, command or lab.command, known,
     )  # fmt: skip
+
+
+def test_the_teacher_of_the_dial_is_trained_once_and_all_of_its_settings_learn_from_it(tmp_path):
+    lab = Lab(tmp_path)
+    one = driver(lab, [registry.EXPERIMENTS["c1"]])
+    assert one.run() == 0
+    first, *others = lab.trained
+    assert first[0] == "i2v"
+    pipeline = str(Path(first[first.index("--out") + 1]) / "pipeline")
+    assert all(words[words.index("--teacher") + 1] == pipeline for words in others)
+    teachers = [question for question in lab.asked if question.knobs["model"] == pipeline]
+    assert len(others) == 16
+    assert len(teachers) == 16
+    assert {question.sample.stated for question in teachers} == {0.0, 0.5, 1.0}
 
 
 def test_an_interrupted_run_loses_one_item_and_a_resumed_one_finishes(tmp_path):

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import torch
 from magic141.autoencoder import AutoencoderMagic141
 from magic141.conditioning import make_text_image_model
 from magic141.data.render import masks
+from magic141.data.world import World
 from magic141.errors import InputError
 from magic141.train.latents import CLIPS, LONG, WORLD, SetSpec, coverage, encode_set
 
@@ -87,3 +89,20 @@ def test_coverage_keeps_the_area_of_objects():
 def test_sets_have_the_lengths_that_training_needs():
     assert CLIPS.frames == 33
     assert LONG.frames >= 97
+
+
+def test_what_captions_state_takes_turns_and_leaves_the_clips_alone(tmp_path, encoders):
+    plain, told = SetSpec("clips", 2, 0, World(stated=1.0)), SetSpec("clips", 2, 0, stated=(0.0, 1.0))
+    assert plain.folder == told.folder == SetSpec("clips", 2, 0).folder
+    assert SetSpec("clips", 2, 0, World(events=False)).folder != told.folder
+    rows = range(6)
+    silent, full = (
+        encode_set(tmp_path, spec, 6, *encoders, batch=2) for spec in (replace(told, stated=()), plain)
+    )
+    turns = encode_set(tmp_path, told, 6, *encoders, batch=2)
+    assert [turns.caption(row, 0) for row in rows] == [
+        (full if row % 2 else silent).caption(row, 0) for row in rows
+    ]
+    assert any(full.caption(row, 0) != silent.caption(row, 0) for row in rows)
+    drawn = [World(stated=stated).scene("train", 0) for stated in (0.0, 1.0)]
+    assert replace(drawn[1], stated=drawn[0].stated) == drawn[0]

@@ -60,8 +60,14 @@ def test_a_pruned_model_is_no_start(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("changed", [{"seed": 1}, {"initial": "lab"}])
-def test_a_run_from_other_weights_is_not_resumed(tmp_path, changed):
+@pytest.mark.parametrize("stage", ["vae", "clip"])
+def test_only_the_transformer_learns_words_by_turns(stage, tmp_path):
+    with pytest.raises(InputError, match=f"--stated: stage '{stage}' has captions of its own"):
+        recipes.STAGES[stage](recipes.Run(out=tmp_path, budget=1.0, samples=1, stated=(0.0, 1.0)))
+
+
+@pytest.mark.parametrize("changed", [{"seed": 1}, {"initial": "lab"}, {"stated": (0.0, 1.0)}])
+def test_a_run_from_other_weights_or_captions_is_not_resumed(tmp_path, changed):
     run = recipes.Run(out=tmp_path, budget=1.0, samples=1)
     run.same_plan("i2v")
     run.same_plan("i2v")
