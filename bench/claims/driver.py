@@ -161,8 +161,8 @@ class Driver:
         folder = self.out / "train" / self._teacher
         words = [self._located(word, folder, item.needs) for word in item.words]
         stage = words[0] in ("t2i", "i2v")
-        place = ["--out", str(folder / item.name)] if stage else ["--out", str(folder), "--name", item.name]
-        self.command([*words, *place])
+        own = ["--out", str(folder / item.name), "--latents", str(folder / "latents")]
+        self.command([*words, *(own if stage else ["--out", str(folder), "--name", item.name])])
         ended = folder / item.name / words[0] if stage else folder / item.name
         wanted = int(words[words.index("--samples") + 1])
         seen = json.loads((ended / "card.json").read_text("utf-8"))["samples"]

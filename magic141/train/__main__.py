@@ -43,6 +43,10 @@ Compile = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Seed of weights, data order and noise.")]
 Stated = Annotated[float, typer.Option(min=0, max=1, help="Share of the hidden factors that captions state.")]
+Latents = Annotated[
+    Path | None,
+    typer.Option(help="t2i, i2v: folder of encoded scenes; `latents` in --out unless given."),
+]
 StatedInTurns = Annotated[
     list[float],
     typer.Option(
@@ -79,6 +83,7 @@ def command_of(stage: str, minutes: float, most: int) -> Callable[..., None]:
         rate: Rate = 1.0,
         compile: Compile = False,
         stated: StatedInTurns = [0.0],  # noqa: B006
+        latents: Latents = None,
     ) -> None:
         import torch
 
@@ -98,6 +103,7 @@ def command_of(stage: str, minutes: float, most: int) -> Callable[..., None]:
             rate=rate,
             compile=compile,
             stated=tuple(stated),
+            latents=latents,
         )
         _finish(stage, recipes.STAGES[stage](run), out / stage, seed, device)
 

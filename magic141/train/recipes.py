@@ -39,7 +39,8 @@ CLIPS_STORED = 12_000
 class Run:
     """What the command line asks of a stage. `batch_size`: None leaves the recipe's. `stored`: clips to encode.
     `rate`: a factor on the recipe's learning rates. `compile`: the transformer with torch.compile. `stated`: shares of
-    hidden factors that captions state, of which scenes take turns.
+    hidden factors that captions state, of which scenes take turns. `latents`: the folder of encoded scenes, if it is not
+    the run's own.
     """
 
     out: Path
@@ -53,6 +54,7 @@ class Run:
     rate: float = 1.0
     compile: bool = False
     stated: tuple[float, ...] = (WORLD.stated,)
+    latents: Path | None = None
 
     def settings(self, *, batch_size: int, lr: float, muon_lr: float, **others: Any) -> Settings:
         return Settings(
@@ -72,7 +74,8 @@ class Run:
         """The latent sets of a transformer stage, encoded first where they are not yet."""
         vae, text = _vae(self.out).to(self.device), _clip(self.out).to(self.device)
         told = [replace(spec, stated=self.stated) for spec in specs]
-        return [*encode_sets(self.out / "latents", told, self.stored, WORLD, vae, text).values()]
+        where = self.latents or self.out / "latents"
+        return [*encode_sets(where, told, self.stored, WORLD, vae, text).values()]
 
     def same_plan(self, stage: str) -> None:
         """Raise InputError where the stage's folder holds a run from other weights, of another seed or captions."""
@@ -148,6 +151,8 @@ def _no_transformer(stage: str, run: Run) -> None:
         raise InputError(f"--initial {run.initial}: stage {stage!r} takes none; it is for t2i and i2v")
     if run.compile:
         raise InputError(f"--compile: stage {stage!r} trains no transformer; it is for t2i and i2v")
+    if run.latents is not None:
+        raise InputError(f"--latents {run.latents}: stage {stage!r} encodes no scenes; it is for t2i and i2v")
     if run.stated != (WORLD.stated,):
         raise InputError(f"--stated: stage {stage!r} has captions of its own; it is for t2i and i2v")
 

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -61,9 +62,16 @@ def test_a_pruned_model_is_no_start(tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["vae", "clip"])
-def test_only_the_transformer_learns_words_by_turns(stage, tmp_path):
-    with pytest.raises(InputError, match=f"--stated: stage '{stage}' has captions of its own"):
-        recipes.STAGES[stage](recipes.Run(out=tmp_path, budget=1.0, samples=1, stated=(0.0, 1.0)))
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({"stated": (0.0, 1.0)}, "--stated: stage '{}' has captions of its own"),
+        ({"latents": Path("sets")}, "--latents sets: stage '{}' encodes no scenes"),
+    ],
+)
+def test_what_only_the_transformer_takes_is_refused(stage, asked, why, tmp_path):
+    with pytest.raises(InputError, match=why.format(stage)):
+        recipes.STAGES[stage](recipes.Run(out=tmp_path, budget=1.0, samples=1, **asked))
 
 
 @pytest.mark.parametrize("changed", [{"seed": 1}, {"initial": "lab"}, {"stated": (0.0, 1.0)}])
