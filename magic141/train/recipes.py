@@ -39,7 +39,7 @@ CLIPS_STORED = 12_000
 class Run:
     """What the command line asks of a stage. `batch_size`: None leaves the recipe's. `stored`: clips to encode.
     `rate`: a factor on the recipe's learning rates. `compile`: the transformer with torch.compile. `stated`: shares of
-    hidden factors that captions state, of which scenes take turns. `latents`: the folder of encoded scenes, if it is not
+    hidden factors that captions state, of which scenes take turns. `latents`: the folder of encoded scenes, if not
     the run's own.
     """
 
