@@ -78,6 +78,9 @@ def generate(
     image: Annotated[
         Path | None, typer.Option(help="Start from this picture instead of drawing one.")
     ] = None,
+    at_once: Annotated[
+        bool, typer.Option("--at-once", help="Make the whole clip from PROMPT, without a picture first.")
+    ] = False,
     steps: Annotated[int, typer.Option(help="Denoising steps.")] = LAB.sampler.num_inference_steps,
     frames: Annotated[int, typer.Option(help="Frames, 4k+1.")] = LAB.video.num_frames,
     seconds: Annotated[
@@ -141,6 +144,9 @@ def generate(
     plan, schedule = what_to_make(prompt, seconds, window, overlap, prompts, against_drift)
     if plan is not None and (fps, frames) != (FPS, LAB.video.num_frames):
         raise InputError(f"--seconds makes {FPS} frames a second: leave --fps and --frames out")
+    for option, value in (("--image", image), ("--seconds", seconds)):
+        if at_once and value is not None:
+            raise InputError(f"--at-once makes one clip from its prompt alone: leave {option} {value} out")
     arguments.check_seed(seed)
     arguments.check_shift(shift)
     if guidance is not None:
@@ -171,8 +177,10 @@ def generate(
         options |= {name: value for name, value in against_drift.items() if value is not None}
         write_long(pipe, clock, plan, output, prompt=schedule, seed=seed, **options)
     else:
-        with progress(clock, 4 + steps + (picture is None)) as hook:
-            clip = run(pipe, hook, prompt=schedule[0][1], num_frames=frames, seed=seed, **options)
+        stages_left = 3 + steps if at_once else 4 + steps + (picture is None)
+        with progress(clock, stages_left) as hook:
+            options |= {"prompt": schedule[0][1], "num_frames": frames, "factorised": not at_once}
+            clip = run(pipe, hook, seed=seed, **options)
             with hook(stages.FILE_ENCODE):
                 video.write_video(output, clip, fps)
 

@@ -93,11 +93,8 @@ def peak(memory: Memory) -> int | None:
 def command(row: Row) -> str:
     """The command line that makes a clip at this setting; of another system, the one that measures it again."""
     knobs = row.knobs
-    if (
-        "model" not in knobs
-        or knobs.get("task", FACTORISED) != FACTORISED
-        or knobs.get("windows") == ONE_PASS
-    ):
+    task = knobs.get("task", FACTORISED)
+    if "model" not in knobs or task not in (FACTORISED, AT_ONCE) or knobs.get("windows") == ONE_PASS:
         return row.record.command if row.record else ""
     model, lines = str(knobs["model"]), []
     if (sparsity := str(knobs.get("sparsity", "none"))) != "none":
@@ -111,6 +108,7 @@ def command(row: Row) -> str:
     for name, value in knobs.items():
         if name in CLI and value is not None and (long or name not in LONG):
             words += [CLI[name], f"{value:g}" if isinstance(value, float) else str(value)]
+    words += ["--at-once"] if task == AT_ONCE else []
     if long:
         words += ["--anchor" if knobs.get("anchor") else "--no-anchor"]
         words += ["--match-statistics"] if knobs.get("match_statistics") else []

@@ -77,6 +77,7 @@ def test_seeds_images_and_knobs_change_the_clip(saved_pipeline: Path, tmp_path: 
         ("--image-guidance", 5),
         ("--shift", 6),
         ("--image", tmp_path / "image.png"),
+        ("--at-once",),
     ]
     clips = []
     for i, variant in enumerate([*variants, ()]):
@@ -216,6 +217,8 @@ def test_an_interrupt_leaves_what_was_made(
         (("--model", "./nothing"), "no weights at './nothing'"),
         (("--image", "missing.png"), "cannot read an image from 'missing.png'"),
         (("--image", "{here}/text.png"), "Give a PNG, JPEG or WebP file"),
+        (("--at-once", "--image", "picture.png"), "leave --image picture.png out"),
+        (("--at-once", "--seconds", 60), "leave --seconds 60.0 out"),
         (("-o", "{here}/clip.gif"), "must end in .mp4"),
         (("-o", "{here}"), "must end in .mp4"),
         (("-o", "{here}/nowhere/clip.mp4"), "does not exist: create it first"),
