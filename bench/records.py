@@ -228,13 +228,26 @@ class ClaimRow(Frozen):
         return self
 
 
+class StepRow(Frozen):
+    """What a model makes in so many steps. `passes`: of its transformer, for a clip."""
+
+    model: str
+    steps: int
+    passes: int
+    scores: dict[str, Score]
+
+
 class ClaimsTable(Frozen):
-    """claims.json, beside the runs of a results folder: the last state of all claims. `teacher`: of its weights."""
+    """claims.json, beside the runs of a results folder: the last state of all claims. `teacher`: of its weights.
+
+    steps: models of this lab, at numbers of steps (claims d).
+    """
 
     schema_version: Literal[1] = 1
     scale: str
     teacher: str = ""
     rows: tuple[ClaimRow, ...]
+    steps: tuple[StepRow, ...] = ()
 
 
 CLAIMS = "claims.json"

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from pydantic import ValidationError
 
-from bench.records import CLAIMS, PUBLISHED_CLAIMS, ClaimRow, ClaimsTable, Curve
+from bench.records import CLAIMS, PUBLISHED_CLAIMS, ClaimRow, ClaimsTable, Curve, StepRow
 from reports import svg, text
 from reports.load import Run
 
@@ -30,12 +30,17 @@ class Line:
 class Claims:
     """All claims, as the last `bench claims` in the results folder left them, or as they are committed (`published`).
 
-    `scale`: quick or full.
+    `scale`: quick or full. `steps`: what each number of steps makes; `scores` are those that a row of it has.
     """
 
     scale: str
     published: bool
     lines: tuple[Line, ...]
+    steps: tuple[StepRow, ...]
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for row in self.steps for name in row.scores))
 
 
 def claims(runs: Sequence[Run]) -> tuple[Claims | None, list[str]]:
@@ -57,7 +62,7 @@ def claims(runs: Sequence[Run]) -> tuple[Claims | None, list[str]]:
         if published and not _asked(found.teacher, runs):
             continue
         lines = tuple(_line(row, f"claim-{row.id}") for row in found.rows)
-        return Claims(found.scale, published, lines), problems
+        return Claims(found.scale, published, lines, found.steps), problems
     return None, problems
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.claims.registry import Experiment
+from bench.claims.registry import Experiment, step_rows
 from bench.claims.runs import Item, Scale, Train
 from bench.claims.verdicts import Answers, Finding
-from bench.records import ClaimRow, ClaimsTable
+from bench.records import ClaimRow, ClaimsTable, Score, StepRow
 from magic141.errors import InputError
 
 HEAD = """# The paper's claims, and what became of them here
@@ -18,6 +18,23 @@ were committed before the first run of what they are of, and a claim that fails 
 (the reason is given); *not run yet* until all of its trials are done. Numbers of the paper are from arXiv 2502.07701.
 Where it says "answers not kept", the verdict was committed, and its trials were not: a full run asks them once more.
 
+"""
+SHOWN = {
+    "fvd-world": "fvd-world",
+    "accuracy-mean": "attributes",
+    "accuracy-colour": "colour",
+    "accuracy-shape": "shape",
+    "accuracy-background": "background",
+    "accuracy-texture": "moving texture",
+    "accuracy-motion": "motion law",
+    "accuracy-direction": "direction",
+    "motion-ratio": "motion / truth",
+    "first-frame-psnr": "first frame, dB",
+}
+"""Scores in the document; a report has all of them."""
+STEPS_LEAD = """Image to video from true first frames, unseen test prompts, 95 % intervals. Passes are those of the
+transformer for a clip; what they take is measured by the bench (`lab.yaml`, `lab-full.yaml`). Methods with samples are
+controls: one recipe, one seed, from the teacher, the last of their snapshots; they decide nothing.
 """
 RERUN = """
 ## Run them
@@ -39,7 +56,7 @@ def table(
 ) -> ClaimsTable:
     """Every claim with its verdict. `teacher`: which weights the answers are of."""
     rows = tuple(_row(one, scale, answers) for one in experiments)
-    return ClaimsTable(scale=scale.name, teacher=teacher, rows=rows)
+    return ClaimsTable(scale=scale.name, teacher=teacher, rows=rows, steps=step_rows(scale, answers))
 
 
 def _row(one: Experiment, scale: Scale, answers: Answers) -> ClaimRow:
@@ -74,6 +91,7 @@ def markdown(
     for row in found.rows:
         note = f" ({row.note})" if row.note else ""
         lines.append(f"| {row.id} | {row.claim} | {row.paper} | {number(row)} | **{row.verdict}**{note} |")
+    lines += step_table(found.steps)
     lines.append("\n## Protocols, written before the runs\n")
     for row, one in zip(found.rows, experiments, strict=True):
         trainings = sum(isinstance(item, Train) for item in one.items(scale))
@@ -94,7 +112,19 @@ def markdown(
     return HEAD + "\n".join(lines) + "\n" + RERUN
 
 
-def number(row: ClaimRow) -> str:
+def step_table(rows: Sequence[StepRow]) -> list[str]:
+    """Lines of the table of what each number of steps makes, none where nothing is answered."""
+    if not rows:
+        return []
+    head = ["model", "steps", "passes", *SHOWN.values()]
+    lines = ["\n## What steps make\n", STEPS_LEAD, "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for row in rows:
+        scores = [number(row.scores[name]) if name in row.scores else "–" for name in SHOWN]
+        lines.append("| " + " | ".join([row.model, str(row.steps), str(row.passes), *scores]) + " |")
+    return lines
+
+
+def number(row: ClaimRow | Score) -> str:
     """The value with its interval, or a dash."""
     if row.value is None:
         return "–"

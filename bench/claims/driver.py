@@ -23,7 +23,7 @@ from bench.claims import published
 from bench.claims.document import table
 from bench.claims.published import Done
 from bench.claims.registry import EXPERIMENTS, Experiment, plan
-from bench.claims.runs import PIPELINE, STUDENT, TEACHER, Evaluate, Item, Scale, Train
+from bench.claims.runs import PIPELINE, TEACHER, Evaluate, Item, Scale, Train
 from bench.errors import RunError
 from bench.records import CLAIMS, ClaimRow, ClaimsTable, digest, write_atomically
 from bench.trials import PROTOCOL, Question, Trial, value
@@ -103,14 +103,8 @@ class Driver:
         return self._settled.get(self.basis(one), row)
 
     def basis(self, one: Experiment) -> str:
-        """Of all that a verdict rests on: protocol, threshold, items and weights. Controls, which do not ship, decide
-        nothing.
-        """
-        items = (
-            item
-            for item in one.items(self.scale)
-            if isinstance(item, Train) or item.knobs.get("model", TEACHER) in (TEACHER, STUDENT)
-        )
+        """Of all that a verdict rests on: protocol, threshold, items and weights. Controls decide nothing."""
+        items = (item for item in one.items(self.scale) if not item.control)
         return digest([one.protocol, one.threshold, *map(self._key, items)])
 
     def run(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from bench.claims.runs import (
@@ -20,14 +20,17 @@ from bench.claims.runs import (
     METHODS,
     STEPS,
     STUDENT,
+    TABLE_METRICS,
     TASKS,
     TEACHER,
     Dial,
     Evaluate,
     Item,
     Scale,
+    Train,
     ask_model,
     convergence,
+    distilled,
     knobs_of,
     progress,
     unique,
@@ -45,6 +48,7 @@ from bench.claims.verdicts import (
     steps_beaten,
 )
 from bench.errors import SuiteError, nearest
+from bench.records import StepRow
 from bench.trials import Sample
 
 
@@ -157,7 +161,21 @@ DECIDING = ((TEACHER, STEPS), (TEACHER, 56), (STUDENT, STEPS))
 def table_trial(scale: Scale, model: str, steps: int) -> Evaluate:
     guidance, shift = EULER[steps] if model == TEACHER else (1.0, None)
     sample = Sample(split="test", prompts=scale.table_prompts)
-    return ask_model(f"{model} at {steps}", knobs_of(TEST_TASK, steps, guidance, shift, model), sample)
+    knobs = knobs_of(TEST_TASK, steps, guidance, shift, model)
+    return ask_model(f"{model} at {steps}", knobs, sample, metrics=TABLE_METRICS)
+
+
+def controls(scale: Scale) -> list[tuple[str, Train, Evaluate]]:
+    """Every method with the recipe and the samples of a1: (method, training, trial of what it ends with)."""
+    found = []
+    sample = Sample(split="test", prompts=scale.table_prompts)
+    for method in METHODS:
+        run = distilled(scale, ["image-to-video"], 0, scale.distilled, method=method)
+        name, knobs = f"{run.name} at {STEPS}", knobs_of(TEST_TASK, STEPS, 1.0)
+        last = scale.snapshots - 1
+        trial = ask_model(name, knobs, sample, run.name, last, TABLE_METRICS, control=True)
+        found.append((method, replace(run, control=True), trial))
+    return found
 
 
 def step_table(scale: Scale) -> list[Item]:
@@ -167,9 +185,23 @@ def step_table(scale: Scale) -> list[Item]:
     rest = [
         *(table_trial(scale, TEACHER, steps) for steps in STEP_COUNTS),
         *(table_trial(scale, STUDENT, steps) for steps in few),
-        *(table_trial(scale, f"{STUDENT}-{method}", STEPS) for method in METHODS[1:]),
+        *(item for _, run, trial in controls(scale) for item in (run, trial)),
     ]
     return unique([*deciding, *rest])
+
+
+def step_rows(scale: Scale, answers: Answers) -> tuple[StepRow, ...]:
+    """What is answered of the step table, in its order."""
+    said = f"{scale.distilled:,} samples"
+    asked = [(TEACHER, table_trial(scale, TEACHER, steps)) for steps in STEP_COUNTS]
+    asked += [(STUDENT, table_trial(scale, STUDENT, steps)) for steps in STEP_COUNTS if steps <= 8]
+    asked += [(f"{method}, {said}", trial) for method, _, trial in controls(scale)]
+    rows = []
+    for model, trial in asked:
+        if (answer := answers.get(trial.name)) is not None:
+            steps, guided = int(trial.knobs["num_inference_steps"] or 0), trial.knobs["guidance_scale"] != 1
+            rows.append(StepRow(model=model, steps=steps, passes=steps * (1 + guided), scores=answer.scores))
+    return tuple(rows)
 
 
 def spread_trial(scale: Scale, model: str, steps: int) -> Evaluate:

@@ -24,6 +24,16 @@ differ by more than their intervals (0.7 either side). Shifts 1 and 3 were compa
 have their neighbours' setting. One for all would flatter the count that it suits."""
 STEPS = 4
 METHODS = ("dmd2", "dmd", "trajectory", "consistency", "cfg")
+TABLE_METRICS = (
+    *QUALITY,
+    "kvd-world",
+    *(f"accuracy-{name}" for name in ("colour", "shape", "size", "background", "tone", "hue", "texture")),
+    *(f"accuracy-{name}" for name in ("motion", "direction", "camera")),
+    "flickering",
+    "first-frame-psnr",
+    "clip-world",
+)
+"""Scores of the step table; those that decide come first."""
 TASKS = {"image-to-video": "image to video", "text-to-video": "text to video at once"}
 """Training tasks, and how the adapter calls what is then asked."""
 Dial = tuple[float, bool]
@@ -81,7 +91,8 @@ PIPELINE = "pipeline"
 class Train:
     """`python -m magic141.train WORDS`, in a folder that all trainings of a store share. needs: names of trainings.
 
-    packed: whether a pipeline is made of it, `PIPELINE` in its folder, for others to learn from.
+    packed: whether a pipeline is made of it, `PIPELINE` in its folder, for others to learn from. control: whether it is
+    shown beside what decides, and decides nothing.
     """
 
     name: str
@@ -89,6 +100,7 @@ class Train:
     minutes: float
     needs: tuple[str, ...] = ()
     packed: bool = False
+    control: bool = False
 
     @property
     def id(self) -> str:
@@ -97,7 +109,10 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """A trial of a preset, or of the `snapshot`-th model that the training `of` kept; without one, of its pipeline."""
+    """A trial of a preset, or of the `snapshot`-th model that the training `of` kept; without one, of its pipeline.
+
+    control: as of a training.
+    """
 
     name: str
     knobs: dict[str, Knob]
@@ -107,6 +122,7 @@ class Evaluate:
     snapshot: int | None = 0
     metrics: tuple[str, ...] = QUALITY
     ends: bool = False
+    control: bool = False
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -128,14 +144,14 @@ def ask_model(
     sample: Sample,
     of: str | None = None,
     snapshot: int | None = 0,
+    metrics: tuple[str, ...] = QUALITY,
     **how: bool,
 ) -> Evaluate:
     passes = int(knobs["num_inference_steps"] or 0) * (1 if knobs["guidance_scale"] == 1 else 2)
     clips = sample.prompts * sample.seeds
     minutes = 0.3 + clips * (CLIP_GFLOP + PASS_GFLOP * passes) / GFLOP_A_MINUTE
-    ends = how.get("ends", False)
     return Evaluate(
-        name, dict(knobs), sample, minutes, of, snapshot, metrics=() if ends else QUALITY, ends=ends
+        name, dict(knobs), sample, minutes, of, snapshot, () if how.get("ends") else metrics, **how
     )
 
 
@@ -158,10 +174,17 @@ def _minutes(stage: str, samples: int) -> float:
 # Distillation, as runs and curves.
 
 
-def distilled(scale: Scale, tasks: Sequence[str], seed: int, samples: int, dial: Dial | None = None) -> Train:
+def distilled(
+    scale: Scale,
+    tasks: Sequence[str],
+    seed: int,
+    samples: int,
+    dial: Dial | None = None,
+    method: str = METHODS[0],
+) -> Train:
     teacher = dial_teacher(scale) if dial else None
     source = f"{{{teacher.name}}}/{PIPELINE}" if teacher else TEACHER
-    words = ["distill", "dmd2", *(word for task in tasks for word in ("--task", task)), "--teacher", source]
+    words = ["distill", method, *(word for task in tasks for word in ("--task", task)), "--teacher", source]
     words += [
         "--steps",
         str(STEPS),
@@ -174,7 +197,7 @@ def distilled(scale: Scale, tasks: Sequence[str], seed: int, samples: int, dial:
     ]
     words += ["--samples", str(samples), "--budget", f"{scale.budget:g}", "--snapshots", str(scale.snapshots)]
     words += ["--stored", str(scale.stored), *_dial_words(dial)]
-    name = f"dmd2-{'+'.join(tasks)}-{samples}-{_dial_name(dial)}-seed{seed}"
+    name = f"{method}-{'+'.join(tasks)}-{samples}-{_dial_name(dial)}-seed{seed}"
     needs = (teacher.name,) if teacher else ()
     return Train(name, tuple(words), _minutes("distill", samples), needs)
 

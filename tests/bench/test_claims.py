@@ -523,12 +523,33 @@ def test_a_settled_verdict_stands_until_what_it_rests_on_changes(tmp_path, known
 def test_controls_decide_nothing(tmp_path, monkeypatch):
     (d1,) = registry.chosen(QUICK, ["d1"])
     before = driver(Lab(tmp_path), [d1]).basis(d1)
-    monkeypatch.setattr(
-        "bench.claims.driver._fingerprint", lambda preset: "there" if preset.endswith("-dmd") else "missing"
-    )
-    without = driver(Lab(tmp_path), [d1]).basis(d1)
+    monkeypatch.setattr("bench.claims.registry.METHODS", ("dmd2",))
+    assert driver(Lab(tmp_path), [d1]).basis(d1) == before
     monkeypatch.setattr("bench.claims.driver._fingerprint", lambda preset: "missing")
-    assert driver(Lab(tmp_path), [d1]).basis(d1) == without != before
+    assert driver(Lab(tmp_path), [d1]).basis(d1) != before
+
+
+def test_the_step_table_has_what_is_answered_and_every_method_by_the_recipe_of_a1(tmp_path):
+    class Both(Lab):
+        def ask(self, question):
+            self.asked.append(question)
+            scores = {name: score(3.0) for name in question.metrics}
+            return trial(3.0, sample=question.sample).model_copy(update={"scores": scores})
+
+    experiments = registry.chosen(QUICK, ["d1"])
+    assert driver(Lab(tmp_path), experiments).table().steps == ()
+    lab = Both(tmp_path)
+    done = driver(lab, experiments)
+    assert done.run() == 0
+    steps = done.table().steps
+    assert [(row.model, row.steps, row.passes) for row in steps[:2]] == [("lab", 1, 2), ("lab", 2, 4)]
+    assert [row.model for row in steps[-5:]] == [f"{method}, 480 samples" for method in runs.METHODS]
+    assert {row.passes for row in steps[-5:]} == {4}
+    assert {words[1] for words in lab.trained} == set(runs.METHODS)
+    a1 = {item.name for item in registry.EXPERIMENTS["a1"].items(QUICK)}
+    assert sum(item.name in a1 for item in done.items) == 1  # dmd2 from the first seed: trained once for both
+    text = document.markdown(done.experiments, QUICK, done.table(), done.items)
+    assert "| lab | 56 | 112 | 3 [2.9, 3.1] |" in text
 
 
 def test_the_command_publishes_and_asks_afresh(tmp_path, known, monkeypatch):

@@ -1,6 +1,6 @@
 import pytest
 
-from bench.records import CLAIMS, ClaimRow, ClaimsTable, Curve, CurvePoint
+from bench.records import CLAIMS, ClaimRow, ClaimsTable, Curve, CurvePoint, Score, StepRow
 from reports.build import build
 from reports.claims import claims
 from reports.load import load
@@ -23,7 +23,12 @@ def claimed(make, tmp_path):
         row("d1", "not run yet", note="0 of 3 trials done"),
     )
     folder = make.run(tmp_path / "run", make.sweep())
-    (tmp_path / CLAIMS).write_text(ClaimsTable(scale="quick", rows=rows).model_dump_json())
+    shape = Score(value=0.875, low=0.8, high=0.9, n=64, protocol="p", better="higher")
+    steps = (
+        StepRow(model="lab", steps=56, passes=112, scores={"accuracy-shape": shape}),
+        StepRow(model="dmd, 480 samples", steps=4, passes=4, scores={}),
+    )
+    (tmp_path / CLAIMS).write_text(ClaimsTable(scale="quick", rows=rows, steps=steps).model_dump_json())
     return folder
 
 
@@ -36,6 +41,9 @@ def test_the_report_shows_claims_verdicts_and_curves(claimed, tmp_path):
     assert "remaining gap over training samples. image-to-video: 1.00, 0.500, 0.250" in section
     assert section.count('class="badge ok"') == section.count('class="badge bad"') == 1
     assert 'href="#claims"' in html
+    steps = section.partition("What steps make")[2]
+    assert "<td>112</td><td>0.88" in steps
+    assert "dmd, 480 samples</th><td>4</td><td>4</td><td>–</td>" in steps
 
 
 def test_without_claims_there_is_no_section(make, tmp_path):
