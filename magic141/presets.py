@@ -31,6 +31,7 @@ class TransformerConfig:
     shared_modulation: bool = False
     continuation_embed: bool = False
     pruned_ratio: float = 0.0  # share of heads, hidden units and conditioning that is gone
+    pruned_mlp_ratio: float | None = None  # that of hidden units, where it is another
     pruned_blocks: tuple[int, ...] | None = None  # blocks left out, counted through both kinds
 
 

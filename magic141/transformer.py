@@ -64,6 +64,7 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
         continuation_embed: learn a vector each for clips that start a video and clips that continue one.
         pruned_ratio: share of heads and hidden units that every block lacks, and of units that the conditioning vector
             lacks (see `magic141.sparsify`); the width stays `num_attention_heads * attention_head_dim`.
+        pruned_mlp_ratio: that of hidden units, where it is another than that of heads and conditioning.
         pruned_blocks: blocks left out of `num_layers + num_single_layers`, counted through both kinds from 0.
 
     Raises:
@@ -107,6 +108,7 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
         shared_modulation: bool = False,
         continuation_embed: bool = False,
         pruned_ratio: float = 0.0,
+        pruned_mlp_ratio: float | None = None,
         pruned_blocks: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
@@ -128,7 +130,8 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
         patch = patch_size_t * patch_size**2
         heads = kept(num_attention_heads, pruned_ratio)
         mlp_dim, refiner_dim = (
-            kept(int(dim * ratio), pruned_ratio) for ratio in (mlp_ratio, REFINER_MLP_RATIO)
+            kept(int(dim * ratio), pruned_ratio if pruned_mlp_ratio is None else pruned_mlp_ratio)
+            for ratio in (mlp_ratio, REFINER_MLP_RATIO)
         )
         cond_dim = kept(dim, pruned_ratio)
         block = (cond_dim, dim, heads, attention_head_dim, mlp_dim, activation_fn, shared_modulation)
@@ -300,6 +303,7 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
             "shared_modulation": False,
             "continuation_embed": False,
             "pruned_ratio": 0.0,
+            "pruned_mlp_ratio": None,
             "pruned_blocks": None,
         }
         for name, value in plain.items():

@@ -39,6 +39,8 @@ class Sparsity:
     kind: one of `KINDS`.
     ratio: in [0, 1), the share of what is removed: heads and hidden units, blocks, or weights. "n:m" takes quarters,
         "2:4" one half; quantisation takes none.
+    mlp_ratio: for "structured", that of hidden units, where it is another than that of heads and conditioning: a head
+        less costs more quality than as much time of hidden units.
     criterion: what makes a part important, for "structured" and "blocks" (see `magic141.sparsify.importance`).
     refit: solve what is left anew, for "structured" (see `magic141.sparsify.refit`).
 
@@ -48,6 +50,7 @@ class Sparsity:
 
     kind: str
     ratio: float = 0.0
+    mlp_ratio: float | None = None
     criterion: str = "magnitude"
     refit: bool = False
 
@@ -57,6 +60,12 @@ class Sparsity:
                 raise InputError(f"{name}={value!r} is unknown; use one of {', '.join(known)}")
         if not 0 <= self.ratio < 1:
             raise InputError(f"ratio={self.ratio} must lie in [0, 1): it is the share that is removed")
+        if self.mlp_ratio is not None and self.kind != "structured":
+            raise InputError(f"mlp_ratio={self.mlp_ratio} means nothing for kind {self.kind!r}: leave it out")
+        if self.mlp_ratio is not None and not 0 <= self.mlp_ratio < 1:
+            raise InputError(
+                f"mlp_ratio={self.mlp_ratio} must lie in [0, 1): it is the share that is removed"
+            )
         if self.kind in QUANTISED and self.ratio:
             raise InputError(f"ratio={self.ratio} means nothing for kind {self.kind!r}: leave it out")
         if self.kind == "2:4" and self.ratio != 0.5:
@@ -70,7 +79,8 @@ class Sparsity:
 def parse(text: str, criterion: str = "magnitude", refit: bool = False) -> tuple[Sparsity, ...]:
     """The ways that a knob such as "structured-0.5+int8" names, in order; "none" names none.
 
-    Each is a kind, then, where it takes one, a hyphen and the ratio: "unstructured-0.75", "n:m-0.75", "2:4", "int8".
+    Each is a kind, then, where it takes one, a hyphen and the ratio: "unstructured-0.75", "n:m-0.75", "2:4", "int8";
+    "structured-0.25-0.75" takes a quarter of the heads, and three of the hidden units.
     `criterion` is that of what is pruned, `refit` that of what is "structured".
 
     Raises InputError: a kind is unknown, a ratio is missing, no number, or out of range, or "none" is not alone.
@@ -82,18 +92,18 @@ def parse(text: str, criterion: str = "magnitude", refit: bool = False) -> tuple
 def _way(text: str, criterion: str) -> Sparsity:
     if text in (*QUANTISED, "2:4"):
         return Sparsity(kind=text, ratio=0.5 if text == "2:4" else 0.0, criterion=criterion)
-    kind, _, number = text.rpartition("-")
+    kind, *numbers = text.split("-")
     try:
-        ratio = float(number)
+        ratios = [float(number) for number in numbers]
     except ValueError:
-        ratio = None
-    if ratio is None or kind not in KINDS:
+        ratios = []
+    if not 1 <= len(ratios) <= 1 + (kind == "structured") or kind not in KINDS:
         raise InputError(
             f"sparsity {text!r} is unknown: use 'none', a kind with a ratio such as 'structured-0.5' "
             f"({', '.join(kind for kind in KINDS if kind not in (*QUANTISED, '2:4'))}), one of "
             f"{', '.join(('2:4', *QUANTISED))}, or several joined by '+'"
         )
-    return Sparsity(kind=kind, ratio=ratio, criterion=criterion)
+    return Sparsity(kind=kind, ratio=ratios[0], mlp_ratio=(*ratios, None)[1], criterion=criterion)
 
 
 def need_calibration(ways: Iterable[Sparsity]) -> bool:
@@ -120,17 +130,19 @@ def apply(
     from magic141.sparsify.masks import mask_n_of_four, mask_unstructured, pack_semi_structured
     from magic141.sparsify.quantise import quantise
     from magic141.sparsify.refit import refit
-    from magic141.sparsify.structured import prune_blocks, prune_layers
+    from magic141.sparsify.structured import prune_blocks, prune_layers, what_stays
 
     calibration = list(calibration)
     model = target.transformer if isinstance(target, Magic141Pipeline) else target
     for way in ways:
         if way.kind in PRUNED:
             dense, importance = model, measure(model, way.criterion, calibration)
-            prune = prune_layers if way.kind == "structured" else prune_blocks
-            model = prune(dense, way.ratio, importance)
+            if way.kind == "blocks":
+                model = prune_blocks(dense, way.ratio, importance)
+                continue
+            model = prune_layers(dense, way.ratio, importance, way.mlp_ratio)
             if way.refit:
-                refit(model, dense, way.ratio, importance, calibration)
+                refit(model, dense, what_stays(dense, way.ratio, importance, way.mlp_ratio), calibration)
         elif way.kind == "unstructured":
             mask_unstructured(model, way.ratio)
         elif way.kind == "n:m":

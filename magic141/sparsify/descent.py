@@ -63,7 +63,11 @@ def _check_shapes(dense: Magic141Transformer3DModel, pruned: Magic141Transformer
     for model in (dense, pruned):
         check_dense(model, "look for what was kept")
     for name, theirs in dense.config.items():
-        if name != "pruned_ratio" and not name.startswith("_") and (ours := pruned.config[name]) != theirs:
+        if (
+            name not in ("pruned_ratio", "pruned_mlp_ratio")
+            and not name.startswith("_")
+            and (ours := pruned.config[name]) != theirs
+        ):
             raise InputError(
                 f"the pruned model was not made of this dense one: {name} is {ours!r}, and {theirs!r} there"
             )

@@ -20,6 +20,9 @@ from magic141.blocks import DualStreamBlock, Modulation, RefinerBlock, SingleStr
 from magic141.errors import InputError
 from magic141.transformer import Magic141Transformer3DModel
 
+HIDDEN = ".mlp"
+"""How names of sites of hidden units end."""
+
 
 @dataclass(frozen=True)
 class Writer:
@@ -107,11 +110,11 @@ def _in_blocks(model: Magic141Transformer3DModel) -> Iterator[Site]:
     for name, block in model.named_modules():
         if isinstance(block, DualStreamBlock):
             yield _heads(f"{name}.heads", block.video, block.text)
-            yield _hidden(f"{name}.video.mlp", block.video)
-            yield _hidden(f"{name}.text.mlp", block.text)
+            yield _hidden(f"{name}.video{HIDDEN}", block.video)
+            yield _hidden(f"{name}.text{HIDDEN}", block.text)
         elif isinstance(block, (SingleStreamBlock, RefinerBlock)):
             yield _heads(f"{name}.heads", block)
-            yield _hidden(f"{name}.mlp", block)
+            yield _hidden(f"{name}{HIDDEN}", block)
 
 
 def _conditioning(prefix: str, model: Magic141Transformer3DModel | TokenRefiner) -> Iterator[Site]:

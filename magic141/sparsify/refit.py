@@ -16,8 +16,7 @@ from torch import Tensor
 from magic141.errors import InputError
 from magic141.sparsify import Calibration
 from magic141.sparsify.groups import sites
-from magic141.sparsify.importance import Importance
-from magic141.sparsify.structured import what_stays
+from magic141.sparsify.structured import Stays
 from magic141.transformer import Magic141Transformer3DModel
 
 RIDGE = 1e-3
@@ -32,19 +31,16 @@ class _Enough(Exception):
 def refit(
     pruned: Magic141Transformer3DModel,
     dense: Magic141Transformer3DModel,
-    ratio: float,
-    importance: Importance,
+    stays: Stays,
     calibration: Calibration,
 ) -> None:
-    """Change `pruned` in place, which `prune_layers` made of `dense` by `ratio` and `importance`, by the batches of
-    `calibration`.
+    """Change `pruned` in place, which has what `stays` of `dense`, by the batches of `calibration`.
 
     Raises InputError: there is no calibration to go by.
     """
     batches = list(calibration)
     if not batches:
         raise InputError("refit needs calibration: pass at least one batch's loss function")
-    stays = what_stays(dense, ratio, importance)
     names = {layer: name for name, layer in dense.named_modules()}
     for layer in dict.fromkeys(reader.layer for site in sites(dense) for reader in site.readers):
         small: nn.Linear = pruned.get_submodule(names[layer])

@@ -13,25 +13,25 @@ from torch import Tensor
 
 from magic141.blocks import kept
 from magic141.errors import InputError
-from magic141.sparsify.groups import check_dense, sites
+from magic141.sparsify.groups import HIDDEN, check_dense, sites
 from magic141.sparsify.importance import Importance
 from magic141.transformer import Magic141Transformer3DModel
 
 
 def prune_layers(
-    model: Magic141Transformer3DModel, ratio: float, importance: Importance
+    model: Magic141Transformer3DModel, ratio: float, importance: Importance, mlp_ratio: float | None = None
 ) -> Magic141Transformer3DModel:
     """A copy without the share `ratio` of the heads and of the hidden units of every block, and of the units of the
-    conditioning, rounded down.
+    conditioning, rounded down; of the hidden units `mlp_ratio`, if it is given.
 
-    Its config has `pruned_ratio`. At ratio 0 it is the model itself, bit for bit.
+    Its config has both. At ratio 0 it is the model itself, bit for bit.
 
     Raises:
         InputError: ratio outside [0, 1), or the model is pruned or quantised already.
     """
     check_whole(model)
-    state = cut(model.state_dict(), what_stays(model, ratio, importance))
-    return _rebuilt(model, state, {"pruned_ratio": ratio})
+    state = cut(model.state_dict(), what_stays(model, ratio, importance, mlp_ratio))
+    return _rebuilt(model, state, {"pruned_ratio": ratio, "pruned_mlp_ratio": mlp_ratio})
 
 
 Stays = dict[tuple[str, int], Tensor]
@@ -46,9 +46,15 @@ def cut(state: dict[str, Tensor], stays: Stays) -> dict[str, Tensor]:
     return left
 
 
-def what_stays(model: Magic141Transformer3DModel, ratio: float, importance: Importance) -> Stays:
+def what_stays(
+    model: Magic141Transformer3DModel, ratio: float, importance: Importance, mlp_ratio: float | None = None
+) -> Stays:
     """What `prune_layers` leaves."""
-    return all_but(model, {name: least(scores, ratio) for name, scores in importance.groups.items()})
+
+    def share(site: str) -> float:
+        return ratio if mlp_ratio is None or not site.endswith(HIDDEN) else mlp_ratio
+
+    return all_but(model, {name: least(scores, share(name)) for name, scores in importance.groups.items()})
 
 
 def all_but(model: Magic141Transformer3DModel, lost: dict[str, Tensor]) -> Stays:
@@ -113,8 +119,9 @@ def least(scores: Tensor, ratio: float) -> Tensor:
 def check_whole(model: Magic141Transformer3DModel) -> None:
     """Raises InputError where `model` is pruned already: its importance, and the ratio, would mean something else."""
     check_dense(model, "prune")
-    if model.config.pruned_ratio or model.config.pruned_blocks:
-        was = f"pruned_ratio={model.config.pruned_ratio}, pruned_blocks={model.config.pruned_blocks}"
+    names = ("pruned_ratio", "pruned_mlp_ratio", "pruned_blocks")
+    if any(model.config[name] for name in names):
+        was = ", ".join(f"{name}={model.config[name]}" for name in names)
         raise InputError(f"the model is pruned already ({was}): prune the dense model that it was made from")
 
 

@@ -129,6 +129,7 @@ def _gone_on_from(
     blocks = dense.config.num_layers + dense.config.num_single_layers
     for what, wanted, was in (
         ("pruned_ratio", way.ratio * (way.kind == "structured"), earlier.config.pruned_ratio),
+        ("pruned_mlp_ratio", way.mlp_ratio, earlier.config.pruned_mlp_ratio),
         (
             "blocks pruned",
             (blocks - kept(blocks, way.ratio)) * (way.kind == "blocks"),
@@ -137,7 +138,7 @@ def _gone_on_from(
     ):
         if was != wanted:
             raise InputError(
-                f"--initial {initial.name} has {what}={was:g}, and sparsity={sparsity!r} asks for {wanted:g}"
+                f"--initial {initial.name} has {what}={was}, and sparsity={sparsity!r} asks for {wanted}"
             )
     return earlier.to(dense.device).requires_grad_(True)
 

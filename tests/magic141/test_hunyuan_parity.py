@@ -137,7 +137,14 @@ def small(**changes: Any) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in OURS_ALONE}
 
 
-OURS_ALONE = ("activation_fn", "shared_modulation", "continuation_embed", "pruned_ratio", "pruned_blocks")
+OURS_ALONE = (
+    "activation_fn",
+    "shared_modulation",
+    "continuation_embed",
+    "pruned_ratio",
+    "pruned_mlp_ratio",
+    "pruned_blocks",
+)
 
 
 def test_a_weight_that_moved_moves_its_counterpart_alone() -> None:

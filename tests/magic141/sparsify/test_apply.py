@@ -73,6 +73,7 @@ def test_a_pruned_and_quantised_pipeline_is_one_checkpoint(pipe: Magic141Pipelin
         ({"kind": "n:m", "ratio": 0.3}, "ratio=0.3 must be a quarter"),
         ({"kind": "2:4", "ratio": 0.25}, "ratio=0.25 must be 0.5"),
         ({"kind": "int8", "ratio": 0.5}, "ratio=0.5 means nothing for kind 'int8'"),
+        ({"kind": "blocks", "ratio": 0.5, "mlp_ratio": 0.5}, "mlp_ratio=0.5 means nothing for kind 'blocks'"),
         ({"kind": "blocks", "ratio": 0.5, "refit": True}, "refit=True means nothing for kind 'blocks'"),
     ],
 )
@@ -103,6 +104,12 @@ def test_knobs_name_ways(text: str, ways: list[tuple[str, float]]) -> None:
     assert all(way.refit == (way.kind == "structured") for way in parse(text, refit=True))
 
 
+def test_hidden_units_have_a_second_ratio() -> None:
+    (way,) = parse("structured-0.25-0.75", "taylor", refit=True)
+    assert way == Sparsity(kind="structured", ratio=0.25, mlp_ratio=0.75, criterion="taylor", refit=True)
+    assert parse("structured-0.25")[0].mlp_ratio is None
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -112,6 +119,9 @@ def test_knobs_name_ways(text: str, ways: list[tuple[str, float]]) -> None:
         ("sparse-0.5", "sparsity 'sparse-0.5' is unknown"),
         ("structured-1", r"ratio=1.0 must lie in \[0, 1\)"),
         ("structured--0.5", "sparsity 'structured--0.5' is unknown"),
+        ("structured-0.25-1", r"mlp_ratio=1.0 must lie in \[0, 1\)"),
+        ("structured-0.25-0.5-0.75", "sparsity 'structured-0.25-0.5-0.75' is unknown"),
+        ("blocks-0.25-0.5", "sparsity 'blocks-0.25-0.5' is unknown"),
         ("int8-0.5", "ratio=0.5 means nothing for kind 'int8'"),
         ("none+int8", "sparsity 'none' is unknown"),
     ],

@@ -12,7 +12,7 @@ from magic141.sparsify import refit as module
 from magic141.sparsify.groups import blocks, sites
 from magic141.sparsify.importance import Importance
 from magic141.sparsify.refit import refit, solve
-from magic141.sparsify.structured import prune_layers
+from magic141.sparsify.structured import prune_layers, what_stays
 from magic141.transformer import Magic141Transformer3DModel
 
 Velocity = Callable[[Magic141Transformer3DModel], Tensor]
@@ -48,7 +48,7 @@ def test_readers_of_copies_are_merged(
     importance = later_copy_earlier(model)
     pruned = prune_layers(model, 0.5, importance)
     before = error(pruned, model, calibration)
-    refit(pruned, model, 0.5, importance, calibration)
+    refit(pruned, model, what_stays(model, 0.5, importance), calibration)
     assert error(pruned, model, calibration) < 0.02 * before
     assert not any(layer._forward_hooks for of in (pruned, model) for layer in of.modules())
     assert velocity(pruned).isfinite().all()
@@ -64,7 +64,7 @@ def test_what_says_the_same_already_stays(
             reader.layer.weight.data[:, reader.inputs()[site.count // 2 :].flatten()] = 0
     pruned = prune_layers(model, 0.5, importance)
     before = velocity(pruned)
-    refit(pruned, model, 0.5, importance, calibration)
+    refit(pruned, model, what_stays(model, 0.5, importance), calibration)
     torch.testing.assert_close(velocity(pruned), before, atol=1e-8, rtol=1e-8)
 
 

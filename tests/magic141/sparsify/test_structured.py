@@ -73,6 +73,25 @@ def test_layers_are_physically_smaller(
     assert pruned.config.pruned_ratio == ratio
 
 
+def test_hidden_units_may_have_a_ratio_of_their_own(
+    model: Magic141Transformer3DModel, velocity: Velocity, tmp_path: Path
+) -> None:
+    pruned = prune_layers(model, 0.25, seeded(model), 0.75)
+    for block in (*pruned.transformer_blocks, *pruned.single_transformer_blocks):
+        for part in (block.video, block.text) if hasattr(block, "video") else (block,):
+            assert part.heads == 3
+            assert part.mlp_in.out_features == 32
+    assert pruned.context_embedder.blocks[0].mlp_in.out_features == 64
+    assert pruned.time_text_embed.timestep_embedder.linear_2.out_features == 48
+    pruned.save_pretrained(tmp_path)
+    assert torch.equal(velocity(Magic141Transformer3DModel.from_pretrained(tmp_path)), velocity(pruned))
+    alone = prune_layers(model, 0.0, seeded(model), 0.5)
+    with pytest.raises(InputError, match=r"pruned already \(pruned_ratio=0.0, pruned_mlp_ratio=0.5"):
+        prune_layers(alone, 0.25, seeded(alone))
+    with pytest.raises(InputError, match=r"ratio=1.0 must lie in \[0, 1\)"):
+        prune_layers(model, 0.25, seeded(model), 1.0)
+
+
 def test_the_most_important_groups_stay_in_their_order_and_heads_go_from_both_streams(
     model: Magic141Transformer3DModel,
 ) -> None:
