@@ -104,8 +104,10 @@ def test_an_ok_record_is_complete(tmp_path: Path, suite_file: SuiteFile) -> None
     run = drive(suite_file(STEADY), tmp_path / "out", only=("num_inference_steps=4",))
     (record,) = records(run).values()
     assert record.outcome == "ok"
-    kept = record.stages["end to end"].n  # fewer than asked where other work disturbed the machine
-    assert 1 <= kept <= 3
+    undisturbed = sum(not sample.reasons for sample in record.contamination)
+    # Three, unless other work disturbed the machine all the while: then as many more were taken as may be.
+    assert undisturbed == 3 or (undisturbed < 3 and len(record.contamination) == 6)
+    kept = undisturbed or 6
     assert {name: timing.n for name, timing in record.stages.items()} == {
         "text encode": kept,
         "denoise": 4 * kept,
@@ -124,7 +126,6 @@ def test_an_ok_record_is_complete(tmp_path: Path, suite_file: SuiteFile) -> None
     cold = record.cold_start
     assert None not in (cold.imports, cold.spawn, cold.load, cold.first)
     assert cold.compile is not None
-    assert len(record.contamination) >= 3
     assert all(sample.foreign is not None for sample in record.contamination)
     assert record.energy_joules is None  # there is no counter on a CPU
     assert record.empty_region_seconds is not None
