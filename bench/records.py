@@ -240,7 +240,7 @@ class StepRow(Frozen):
 class ClaimsTable(Frozen):
     """claims.json, beside the runs of a results folder: the last state of all claims. `teacher`: of its weights.
 
-    steps: models of this lab, at numbers of steps (claims d).
+    steps: models of this lab, at numbers of steps (claims d), asked as `steps_protocol` says.
     """
 
     schema_version: Literal[1] = 1
@@ -248,6 +248,7 @@ class ClaimsTable(Frozen):
     teacher: str = ""
     rows: tuple[ClaimRow, ...]
     steps: tuple[StepRow, ...] = ()
+    steps_protocol: str = ""
 
 
 CLAIMS = "claims.json"

@@ -30,13 +30,15 @@ class Line:
 class Claims:
     """All claims, as the last `bench claims` in the results folder left them, or as they are committed (`published`).
 
-    `scale`: quick or full. `steps`: what each number of steps makes; `scores` are those that a row of it has.
+    `scale`: quick or full. `steps`: what each number of steps makes, asked as `steps_protocol` says; `scores` are
+    those that a row of it has.
     """
 
     scale: str
     published: bool
     lines: tuple[Line, ...]
     steps: tuple[StepRow, ...]
+    steps_protocol: str
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -62,7 +64,7 @@ def claims(runs: Sequence[Run]) -> tuple[Claims | None, list[str]]:
         if published and not _asked(found.teacher, runs):
             continue
         lines = tuple(_line(row, f"claim-{row.id}") for row in found.rows)
-        return Claims(found.scale, published, lines, found.steps), problems
+        return Claims(found.scale, published, lines, found.steps, found.steps_protocol), problems
     return None, problems
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.claims.registry import Experiment, step_rows
+from bench.claims import steps
+from bench.claims.registry import Experiment
 from bench.claims.runs import Item, Scale, Train
 from bench.claims.verdicts import Answers, Finding
-from bench.records import ClaimRow, ClaimsTable, Score, StepRow
+from bench.records import ClaimRow, ClaimsTable, Score
 from magic141.errors import InputError
 
 HEAD = """# The paper's claims, and what became of them here
@@ -32,10 +33,6 @@ SHOWN = {
     "first-frame-psnr": "first frame, dB",
 }
 """Scores in the document; a report has all of them."""
-STEPS_LEAD = """Image to video from true first frames, unseen test prompts, 95 % intervals. Passes are those of the
-transformer for a clip; what they take is measured by the bench (`lab.yaml`, `lab-full.yaml`). Methods with samples are
-controls: one recipe, one seed, from the teacher, the last of their snapshots; they decide nothing.
-"""
 RERUN = """
 ## Run them
 
@@ -56,7 +53,10 @@ def table(
 ) -> ClaimsTable:
     """Every claim with its verdict. `teacher`: which weights the answers are of."""
     rows = tuple(_row(one, scale, answers) for one in experiments)
-    return ClaimsTable(scale=scale.name, teacher=teacher, rows=rows, steps=step_rows(scale, answers))
+    made = steps.step_rows(scale, answers)
+    return ClaimsTable(
+        scale=scale.name, teacher=teacher, rows=rows, steps=made, steps_protocol=steps.PROTOCOL
+    )
 
 
 def _row(one: Experiment, scale: Scale, answers: Answers) -> ClaimRow:
@@ -91,7 +91,7 @@ def markdown(
     for row in found.rows:
         note = f" ({row.note})" if row.note else ""
         lines.append(f"| {row.id} | {row.claim} | {row.paper} | {number(row)} | **{row.verdict}**{note} |")
-    lines += step_table(found.steps)
+    lines += step_table(found)
     lines.append("\n## Protocols, written before the runs\n")
     for row, one in zip(found.rows, experiments, strict=True):
         trainings = sum(isinstance(item, Train) for item in one.items(scale))
@@ -112,13 +112,18 @@ def markdown(
     return HEAD + "\n".join(lines) + "\n" + RERUN
 
 
-def step_table(rows: Sequence[StepRow]) -> list[str]:
+def step_table(found: ClaimsTable) -> list[str]:
     """Lines of the table of what each number of steps makes, none where nothing is answered."""
-    if not rows:
+    if not found.steps:
         return []
     head = ["model", "steps", "passes", *SHOWN.values()]
-    lines = ["\n## What steps make\n", STEPS_LEAD, "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for row in rows:
+    lines = [
+        "\n## What steps make\n",
+        f"{found.steps_protocol}.\n",
+        "| " + " | ".join(head) + " |",
+        "|---" * len(head) + "|",
+    ]
+    for row in found.steps:
         scores = [number(row.scores[name]) if name in row.scores else "–" for name in SHOWN]
         lines.append("| " + " | ".join([row.model, str(row.steps), str(row.passes), *scores]) + " |")
     return lines

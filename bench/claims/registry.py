@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 from bench.claims.runs import (
@@ -17,23 +17,23 @@ from bench.claims.runs import (
     DIALS,
     EULER,
     FULL,
-    METHODS,
     STEPS,
     STUDENT,
-    TABLE_METRICS,
     TASKS,
     TEACHER,
     Dial,
-    Evaluate,
     Item,
     Scale,
-    Train,
-    ask_model,
     convergence,
-    distilled,
-    knobs_of,
     progress,
     unique,
+)
+from bench.claims.steps import (
+    deciding_names,
+    spread_items,
+    spread_trial,
+    step_table,
+    table_sample,
 )
 from bench.claims.verdicts import (
     Answers,
@@ -48,8 +48,6 @@ from bench.claims.verdicts import (
     steps_beaten,
 )
 from bench.errors import SuiteError, nearest
-from bench.records import StepRow
-from bench.trials import Sample
 
 
 @dataclass(frozen=True)
@@ -150,71 +148,7 @@ def _dial(pair: Callable[..., tuple[Lines, Lines]], id: str, claim: str, protoco
     )  # fmt: skip
 
 
-# (d): the step table, and what is asked of the shipped student.
-
-STEP_COUNTS = (1, 2, 4, 8, 16, 28, 56)
-TEST_TASK = "image to video"
-DECIDING = ((TEACHER, STEPS), (TEACHER, 56), (STUDENT, STEPS))
-"""Models and steps whose trials decide about the shipped student."""
-
-
-def table_trial(scale: Scale, model: str, steps: int) -> Evaluate:
-    guidance, shift = EULER[steps] if model == TEACHER else (1.0, None)
-    sample = Sample(split="test", prompts=scale.table_prompts)
-    knobs = knobs_of(TEST_TASK, steps, guidance, shift, model)
-    return ask_model(f"{model} at {steps}", knobs, sample, metrics=TABLE_METRICS)
-
-
-def controls(scale: Scale) -> list[tuple[str, Train, Evaluate]]:
-    """Every method with the recipe and the samples of a1: (method, training, trial of what it ends with)."""
-    found = []
-    sample = Sample(split="test", prompts=scale.table_prompts)
-    for method in METHODS:
-        run = distilled(scale, ["image-to-video"], 0, scale.distilled, method=method)
-        name, knobs = f"{run.name} at {STEPS}", knobs_of(TEST_TASK, STEPS, 1.0)
-        last = scale.snapshots - 1
-        trial = ask_model(name, knobs, sample, run.name, last, TABLE_METRICS, control=True)
-        found.append((method, replace(run, control=True), trial))
-    return found
-
-
-def step_table(scale: Scale) -> list[Item]:
-    """The trials that decide come first, so that a run cut short has its verdicts."""
-    few = [steps for steps in STEP_COUNTS if steps <= 8]
-    deciding = (table_trial(scale, model, steps) for model, steps in DECIDING)
-    rest = [
-        *(table_trial(scale, TEACHER, steps) for steps in STEP_COUNTS),
-        *(table_trial(scale, STUDENT, steps) for steps in few),
-        *(item for _, run, trial in controls(scale) for item in (run, trial)),
-    ]
-    return unique([*deciding, *rest])
-
-
-def step_rows(scale: Scale, answers: Answers) -> tuple[StepRow, ...]:
-    """What is answered of the step table, in its order."""
-    said = f"{scale.distilled:,} samples"
-    asked = [(TEACHER, table_trial(scale, TEACHER, steps)) for steps in STEP_COUNTS]
-    asked += [(STUDENT, table_trial(scale, STUDENT, steps)) for steps in STEP_COUNTS if steps <= 8]
-    asked += [(f"{method}, {said}", trial) for method, _, trial in controls(scale)]
-    rows = []
-    for model, trial in asked:
-        if (answer := answers.get(trial.name)) is not None:
-            steps, guided = int(trial.knobs["num_inference_steps"] or 0), trial.knobs["guidance_scale"] != 1
-            rows.append(StepRow(model=model, steps=steps, passes=steps * (1 + guided), scores=answer.scores))
-    return tuple(rows)
-
-
-def spread_trial(scale: Scale, model: str, steps: int) -> Evaluate:
-    guidance, shift = EULER[steps] if model == TEACHER else (1.0, None)
-    prompts, seeds = scale.spread
-    # Where nothing varies has no say: the ends of two laws of five are known, so more prompts are asked than count.
-    sample = Sample(split="test", start=scale.table_prompts, prompts=2 * prompts, seeds=seeds)
-    knobs = knobs_of(TEST_TASK, steps, guidance, shift, model)
-    return ask_model(f"spread of {model} at {steps}", knobs, sample, ends=True)
-
-
-def spread_items(scale: Scale) -> list[Item]:
-    return [spread_trial(scale, TEACHER, 56), spread_trial(scale, STUDENT, STEPS)]
+# (d): few steps and many.
 
 
 def _student(
@@ -228,14 +162,6 @@ def _student(
         f"{STEPS} steps, no guidance"
     )
     return Experiment(id, claim, paper, protocol, threshold, lambda scale: 1, items, verdict, sample=sample)
-
-
-def _table_names(scale: Scale) -> tuple[str, str, str]:
-    return tuple(table_trial(scale, model, steps).name for model, steps in DECIDING)  # type: ignore[return-value]
-
-
-def _table_sample(scale: Scale) -> str:
-    return f"{scale.table_prompts} test prompts"
 
 
 AREA = (
@@ -292,17 +218,17 @@ EXPERIMENTS: dict[str, Experiment] = {
             "d1", "Four distilled steps do what fifty-six do",
             "total score 0.8134 at 4 steps, 0.7740 at 56 Euler steps",
             "(FD_4 - FD_student) / (FD_4 - FD_56) is at least 0.8; not testable where that of FD_4 - FD_56 holds 0",
-            step_table, lambda scale, answers: gap_closed(*_table_names(scale), answers), _table_sample,
+            step_table, lambda scale, answers: gap_closed(*deciding_names(scale), answers), table_sample,
         ),
         _student(
             "d2", "… and say what was asked", "i2v subject 0.9812 at 4 steps, 0.9804 at 56",
             "the paired 95 % interval of accuracy-mean, student - teacher at 56, lies above -0.02",
             lambda scale: list(step_table(scale)),
-            lambda scale, answers: accuracy_kept(*_table_names(scale)[1:], answers), _table_sample,
+            lambda scale, answers: accuracy_kept(*deciding_names(scale)[1:], answers), table_sample,
         ),
         _student(
             "d3", "… and move", "dynamic 0.4123 at 4 steps, 0.2103 at 56", "motion-ratio to truth lies in 0.9 to 1.1",
-            step_table, lambda scale, answers: motion_kept(_table_names(scale)[2], answers), _table_sample,
+            step_table, lambda scale, answers: motion_kept(deciding_names(scale)[2], answers), table_sample,
         ),
         _student(
             "d4", "… and differ from seed to seed", "not stated",
@@ -319,7 +245,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         _student(
             "d5", "Four distilled steps beat fifty-six", "total score 0.8134 at 4 steps, 0.7740 at 56 Euler steps",
             "the 95 % interval of FD_56 - FD_student lies above 0", step_table,
-            lambda scale, answers: steps_beaten(*_table_names(scale)[1:], answers), _table_sample,
+            lambda scale, answers: steps_beaten(*deciding_names(scale)[1:], answers), table_sample,
         ),
     )
 }  # fmt: skip

@@ -523,7 +523,7 @@ def test_a_settled_verdict_stands_until_what_it_rests_on_changes(tmp_path, known
 def test_controls_decide_nothing(tmp_path, monkeypatch):
     (d1,) = registry.chosen(QUICK, ["d1"])
     before = driver(Lab(tmp_path), [d1]).basis(d1)
-    monkeypatch.setattr("bench.claims.registry.METHODS", ("dmd2",))
+    monkeypatch.setattr("bench.claims.steps.METHODS", ("dmd2",))
     assert driver(Lab(tmp_path), [d1]).basis(d1) == before
     monkeypatch.setattr("bench.claims.driver._fingerprint", lambda preset: "missing")
     assert driver(Lab(tmp_path), [d1]).basis(d1) != before
