@@ -206,7 +206,10 @@ def generate(
 def sparsify(
     sparsity: Annotated[
         str,
-        typer.Option(help="What to do, in order: structured-0.5, blocks-0.25, int8, structured-0.5+int8."),
+        typer.Option(
+            help="What to do, in order: structured-0.5, structured-0.25-0.75 (heads, then hidden units), blocks-0.25, "
+            "int8, structured-0.5+int8."
+        ),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The folder to write; its name is the model's.")

@@ -200,7 +200,10 @@ def distill(
 @app.command()
 def recover(
     sparsity: Annotated[
-        str, typer.Option(help="What is pruned: structured-0.5, blocks-0.25.")
+        str,
+        typer.Option(
+            help="What is pruned: structured-0.5, structured-0.25-0.75 (heads, then hidden units), blocks-0.25."
+        ),
     ] = "structured-0.5",
     criterion: Annotated[
         str, typer.Option(help="What makes a part important: magnitude, activation, taylor.")
