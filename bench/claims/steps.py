@@ -1,0 +1,104 @@
+"""Claims (d): what each number of steps makes, and what is asked of the shipped student."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bench.claims.runs import (
+    EULER,
+    METHODS,
+    STEPS,
+    STUDENT,
+    TABLE_METRICS,
+    TEACHER,
+    Evaluate,
+    Item,
+    Scale,
+    Train,
+    ask_model,
+    distilled,
+    knobs_of,
+    unique,
+)
+from bench.claims.verdicts import Answers
+from bench.records import StepRow
+from bench.trials import Sample
+
+STEP_COUNTS = (1, 2, 4, 8, 16, 28, 56)
+TASK = "image to video"
+DECIDING = ((TEACHER, STEPS), (TEACHER, 56), (STUDENT, STEPS))
+"""Models and steps whose trials decide about the shipped student."""
+
+
+PROTOCOL = (
+    "Image to video from true first frames, unseen test prompts, 95 % intervals. Passes are those of the transformer "
+    "for a clip; what they take is measured by the bench (`lab.yaml`, `lab-full.yaml`). Methods with samples are "
+    "controls: one recipe, one seed, from the teacher, the last of their snapshots; they decide nothing"
+)
+
+
+def table_trial(scale: Scale, model: str, steps: int) -> Evaluate:
+    guidance, shift = EULER[steps] if model == TEACHER else (1.0, None)
+    sample = Sample(split="test", prompts=scale.table_prompts)
+    knobs = knobs_of(TASK, steps, guidance, shift, model)
+    return ask_model(f"{model} at {steps}", knobs, sample, metrics=TABLE_METRICS)
+
+
+def controls(scale: Scale) -> list[tuple[str, Train, Evaluate]]:
+    """Every method with the recipe and the samples of a1: (method, training, trial of what it ends with)."""
+    found = []
+    sample = Sample(split="test", prompts=scale.table_prompts)
+    for method in METHODS:
+        run = distilled(scale, ["image-to-video"], 0, scale.distilled, method=method)
+        name, knobs = f"{run.name} at {STEPS}", knobs_of(TASK, STEPS, 1.0)
+        last = scale.snapshots - 1
+        trial = ask_model(name, knobs, sample, run.name, last, TABLE_METRICS, control=True)
+        found.append((method, replace(run, control=True), trial))
+    return found
+
+
+def step_table(scale: Scale) -> list[Item]:
+    """The trials that decide come first, so that a run cut short has its verdicts."""
+    few = [steps for steps in STEP_COUNTS if steps <= 8]
+    deciding = (table_trial(scale, model, steps) for model, steps in DECIDING)
+    rest = [
+        *(table_trial(scale, TEACHER, steps) for steps in STEP_COUNTS),
+        *(table_trial(scale, STUDENT, steps) for steps in few),
+        *(item for _, run, trial in controls(scale) for item in (run, trial)),
+    ]
+    return unique([*deciding, *rest])
+
+
+def step_rows(scale: Scale, answers: Answers) -> tuple[StepRow, ...]:
+    """What is answered of the step table, in its order."""
+    said = f"{scale.distilled:,} samples"
+    asked = [(TEACHER, table_trial(scale, TEACHER, steps)) for steps in STEP_COUNTS]
+    asked += [(STUDENT, table_trial(scale, STUDENT, steps)) for steps in STEP_COUNTS if steps <= 8]
+    asked += [(f"{method}, {said}", trial) for method, _, trial in controls(scale)]
+    rows = []
+    for model, trial in asked:
+        if (answer := answers.get(trial.name)) is not None:
+            steps, guided = int(trial.knobs["num_inference_steps"] or 0), trial.knobs["guidance_scale"] != 1
+            rows.append(StepRow(model=model, steps=steps, passes=steps * (1 + guided), scores=answer.scores))
+    return tuple(rows)
+
+
+def spread_trial(scale: Scale, model: str, steps: int) -> Evaluate:
+    guidance, shift = EULER[steps] if model == TEACHER else (1.0, None)
+    prompts, seeds = scale.spread
+    # Where nothing varies has no say: the ends of two laws of five are known, so more prompts are asked than count.
+    sample = Sample(split="test", start=scale.table_prompts, prompts=2 * prompts, seeds=seeds)
+    knobs = knobs_of(TASK, steps, guidance, shift, model)
+    return ask_model(f"spread of {model} at {steps}", knobs, sample, ends=True)
+
+
+def spread_items(scale: Scale) -> list[Item]:
+    return [spread_trial(scale, TEACHER, 56), spread_trial(scale, STUDENT, STEPS)]
+
+
+def deciding_names(scale: Scale) -> tuple[str, str, str]:
+    return tuple(table_trial(scale, model, steps).name for model, steps in DECIDING)  # type: ignore[return-value]
+
+
+def table_sample(scale: Scale) -> str:
+    return f"{scale.table_prompts} test prompts"
