@@ -25,12 +25,24 @@ def moved(model: Magic141Transformer3DModel, by: float) -> Magic141Transformer3D
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.25, 0.5])
-@pytest.mark.parametrize("by", [0.0, 0.5])
+@pytest.mark.parametrize("by", [0.0, 0.5, 1.0])
 def test_what_was_kept_is_found_again(model: Magic141Transformer3DModel, ratio: float, by: float) -> None:
     importance = measure(model, "magnitude")
     pruned = moved(prune_layers(model, ratio, importance), by)
     expected, found = what_stays(model, ratio, importance), kept_of(model, pruned)
     assert found.keys() == expected.keys()
+    assert all(torch.equal(found[place], mask) for place, mask in expected.items())
+
+
+def test_groups_are_recognised_where_training_has_moved_all_of_them_far_but_alike(
+    model: Magic141Transformer3DModel,
+) -> None:
+    importance = measure(model, "magnitude")
+    pruned = prune_layers(model, 0.5, importance)
+    stream = pruned.transformer_blocks[0].video
+    for layer in (stream.mlp_in, stream.mlp_out):
+        layer.weight.data += 2 * layer.weight.data.std(correction=0)  # similarity 0.45
+    expected, found = what_stays(model, 0.5, importance), kept_of(model, pruned)
     assert all(torch.equal(found[place], mask) for place, mask in expected.items())
 
 
