@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -196,12 +197,17 @@ def test_training_in_bfloat16_follows_float32(padded: bool) -> None:
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
-@given(tokens=st.integers(1, 9), valid=st.integers(1, 9), seed=st.integers(0, 999))
-def test_explicit_attention_is_the_fused_kernel(tokens: int, valid: int, seed: int) -> None:
-    qkv = torch.randn(3, 2, 3, tokens, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    for mask in (None, (torch.arange(tokens) < valid)[None, None, None]):
+@given(
+    tokens=st.integers(1, 9), valid=st.integers(1, 9), cached=st.integers(1, 9_000), seed=st.integers(0, 999)
+)
+def test_explicit_attention_is_the_fused_kernel(tokens: int, valid: int, cached: int, seed: int) -> None:
+    qkv = torch.randn(3, 5, 3, tokens, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    alike = (torch.arange(tokens) < valid)[None, None, None]
+    rows = torch.arange(tokens) < torch.tensor([valid, 1, tokens, valid, tokens])[:, None, None, None]
+    for mask in (None, alike, rows):
         expected = torch.nn.functional.scaled_dot_product_attention(*qkv, attn_mask=mask)
-        torch.testing.assert_close(explicit_attention(*qkv, mask), expected)
+        with patch("magic141.attention.CACHED", cached):
+            torch.testing.assert_close(explicit_attention(*qkv, mask), expected)
 
 
 def test_training_works_on_what_sampling_has_cached() -> None:
