@@ -14,9 +14,8 @@ from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor
 
 NORM_EPS = 1e-6
-EXPLICIT_LIMIT = (
-    2048  # tokens; above it, scores kept for training would take more memory than the speed is worth
-)
+EXPLICIT_LIMIT = 2048
+"""Tokens: above it, scores that are kept for training would take more memory than the speed is worth."""
 CACHED = 2**21
 """Bytes of attention scores at a time: what stays in cache until the softmax and the values have read it."""
 
