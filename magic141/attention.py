@@ -60,9 +60,9 @@ def explicit_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> 
     rows = len(q) if torch.compiler.is_compiling() else max(CACHED // _score_bytes(q, k), 1)
     if len(q) <= rows:
         return _attend(q, k, v, mask)
-    masks = [None] * len(q) if mask is None else mask.expand(len(q), -1, -1, -1).split(rows)
-    parts = zip(q.split(rows), k.split(rows), v.split(rows), masks, strict=False)
-    return torch.cat([_attend(*part) for part in parts])
+    masks = None if mask is None else mask.expand(len(q), -1, -1, -1)
+    cuts = [slice(start, start + rows) for start in range(0, len(q), rows)]
+    return torch.cat([_attend(q[cut], k[cut], v[cut], None if masks is None else masks[cut]) for cut in cuts])
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

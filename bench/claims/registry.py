@@ -223,7 +223,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         _student(
             "d2", "… and say what was asked", "i2v subject 0.9812 at 4 steps, 0.9804 at 56",
             "the paired 95 % interval of accuracy-mean, student - teacher at 56, lies above -0.02",
-            lambda scale: list(step_table(scale)),
+            step_table,
             lambda scale, answers: accuracy_kept(*deciding_names(scale)[1:], answers), table_sample,
         ),
         _student(

@@ -21,15 +21,13 @@ from bench.claims.runs import (
     unique,
 )
 from bench.claims.verdicts import Answers
-from bench.records import StepRow
+from bench.records import Knob, StepRow
 from bench.trials import Sample
 
 STEP_COUNTS = (1, 2, 4, 8, 16, 28, 56)
 TASK = "image to video"
 DECIDING = ((TEACHER, STEPS), (TEACHER, 56), (STUDENT, STEPS))
 """Models and steps whose trials decide about the shipped student."""
-
-
 PROTOCOL = (
     "Image to video from true first frames, unseen test prompts, 95 % intervals. Passes are those of the transformer "
     "for a clip; what they take is measured by the bench (`lab.yaml`, `lab-full.yaml`). Methods with samples are "
@@ -37,11 +35,14 @@ PROTOCOL = (
 )
 
 
-def table_trial(scale: Scale, model: str, steps: int) -> Evaluate:
+def _knobs(model: str, steps: int) -> dict[str, Knob]:
     guidance, shift = EULER[steps] if model == TEACHER else (1.0, None)
+    return knobs_of(TASK, steps, guidance, shift, model)
+
+
+def table_trial(scale: Scale, model: str, steps: int) -> Evaluate:
     sample = Sample(split="test", prompts=scale.table_prompts)
-    knobs = knobs_of(TASK, steps, guidance, shift, model)
-    return ask_model(f"{model} at {steps}", knobs, sample, metrics=TABLE_METRICS)
+    return ask_model(f"{model} at {steps}", _knobs(model, steps), sample, metrics=TABLE_METRICS)
 
 
 def controls(scale: Scale) -> list[tuple[str, Train, Evaluate]]:
@@ -84,12 +85,10 @@ def step_rows(scale: Scale, answers: Answers) -> tuple[StepRow, ...]:
 
 
 def spread_trial(scale: Scale, model: str, steps: int) -> Evaluate:
-    guidance, shift = EULER[steps] if model == TEACHER else (1.0, None)
     prompts, seeds = scale.spread
     # Where nothing varies has no say: the ends of two laws of five are known, so more prompts are asked than count.
     sample = Sample(split="test", start=scale.table_prompts, prompts=2 * prompts, seeds=seeds)
-    knobs = knobs_of(TASK, steps, guidance, shift, model)
-    return ask_model(f"spread of {model} at {steps}", knobs, sample, ends=True)
+    return ask_model(f"spread of {model} at {steps}", _knobs(model, steps), sample, ends=True)
 
 
 def spread_items(scale: Scale) -> list[Item]:

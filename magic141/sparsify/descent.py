@@ -23,9 +23,9 @@ ALIKE = 0.25
 """Least mean similarity of a site's groups to what they are taken for. That of unrelated weights is below 0.1."""
 RECOGNISED = 0.5
 """Least share of a site's groups that nothing is more like than what they are taken for. Similarity falls for as long
-as recovery goes on, and this does not: 304,000 samples of it left `lab` at 0.48 and at 0.95, or more."""
-TURNED = "time_text_embed"
-"""Hidden units of the embedders in it read a number or a caption's mean, and are many more than that takes: recovery
+as recovery goes on, and this hardly: but for `EMBEDDERS`, 304,000 samples left `lab` at 0.48 and 0.95, or more."""
+EMBEDDERS = "time_text_embed"
+"""Hidden units of those in it read a number or a caption's mean, and are many more than that takes: recovery
 turns them beyond recognition (those of `lab` that read time: 0.43 were recognised after 181,000 samples, and of those
 that read captions 0.47 after 490,000)."""
 
@@ -40,7 +40,7 @@ def kept_of(dense: Magic141Transformer3DModel, pruned: Magic141Transformer3DMode
     found: dict[str, Tensor] = {}
     ours = {site.name: site for site in sites(pruned)}
     # The conditioning vectors first: embedders write only those of their units that were kept.
-    for site in sorted(sites(dense), key=lambda site: not site.name.endswith("time_text_embed")):
+    for site in sorted(sites(dense), key=lambda site: not site.name.endswith(EMBEDDERS)):
         if ours[site.name].count > site.count:
             raise InputError(f"the pruned model was not made of this dense one: {site.name} is no part of it")
         alike = similarity(site, ours[site.name], found.get(site.name.rpartition(".")[0]))
@@ -49,7 +49,7 @@ def kept_of(dense: Magic141Transformer3DModel, pruned: Magic141Transformer3DMode
         mean, recognised = own.mean().item(), (own >= alike.amax(1)).float().mean().item()
         if mean >= ALIKE and recognised >= RECOGNISED:
             found[site.name] = kept
-        elif not site.name.rpartition(".")[0].endswith(TURNED):
+        elif not site.name.rpartition(".")[0].endswith(EMBEDDERS):
             raise InputError(
                 f"the pruned model was not made of this dense one: weights of {site.name} are alike by {mean:.2f} "
                 f"(at least {ALIKE:g}), and {recognised:.0%} of its groups are recognised (at least {RECOGNISED:.0%})"

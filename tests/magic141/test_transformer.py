@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from magic141.attention import AttentionProcessor, explicit_attention
+from magic141.attention import Attention, AttentionProcessor, explicit_attention
 from magic141.errors import InputError
 from magic141.transformer import Magic141Transformer3DModel
 
@@ -208,6 +208,34 @@ def test_explicit_attention_is_the_fused_kernel(tokens: int, valid: int, cached:
         expected = torch.nn.functional.scaled_dot_product_attention(*qkv, attn_mask=mask)
         with patch("magic141.attention.CACHED", cached):
             torch.testing.assert_close(explicit_attention(*qkv, mask), expected)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "dtype", "backend", "explicit"),
+    [
+        (184, torch.bfloat16, None, True),
+        (56, torch.bfloat16, None, False),  # as in one picture: the operators would cost more
+        (1024, torch.bfloat16, None, False),  # the scores of one row leave the cache
+        (184, torch.float32, None, False),
+        (184, torch.bfloat16, "native", False),
+    ],
+)
+def test_sampling_on_a_cpu_takes_the_faster_attention(
+    tokens: int, dtype: torch.dtype, backend: str | None, explicit: bool
+) -> None:
+    attention = Attention()
+    if backend:
+        attention.set_attention_backend(backend)
+    qkv = torch.randn(3, 1, 4, tokens, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    with (
+        torch.inference_mode(),
+        patch("magic141.attention.explicit_attention", wraps=explicit_attention) as taken,
+    ):
+        found = attention(*qkv)
+    assert taken.called == explicit
+    expected = torch.nn.functional.scaled_dot_product_attention(*qkv.double())
+    tolerance = 2e-2 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(found.double(), expected.transpose(1, 2).flatten(2), atol=tolerance, rtol=0)
 
 
 def test_training_works_on_what_sampling_has_cached() -> None:
