@@ -362,13 +362,17 @@ def pack(
     strength: Annotated[
         float, typer.Option(min=0, help="Of a student with a rank: times what it changes of lab.")
     ] = 1.0,
+    shift: Annotated[
+        float | None,
+        typer.Option(help="Of a student: of the times it is used at, unless given those it learned at."),
+    ] = None,
 ) -> None:
     """Write the trained stages, or a student, as one diffusers folder, in half precision, with card and checksums."""
     shipped = Path("magic141/weights")
     if student is not None:
         from magic141.train import student as packing
 
-        packing.pack(student, target or shipped / "lab-student", rank, strength)
+        packing.pack(student, target or shipped / "lab-student", rank, strength, shift)
         return
     from magic141.train import recipes
 

@@ -118,9 +118,11 @@ def write_student_card(facts: dict[str, Any], trained: dict[str, Any] | None, pa
         lost = f"{facts['left_out']:.1%} of it is left out"
         times = f", times {facts['strength']:g}" if facts.get("strength", 1) != 1 else ""
         stored = f"what it changes of `lab`{times}, in matrices of rank {facts['rank']}: {lost}"
+    used = f", and {facts['used_shift']} where it is used" if "used_shift" in facts else ""
     shown = {
         **facts,
         "stored": stored,
+        "shift": f"{facts.get('shift')}{used}",
         "initial": facts.get("initial") or ("the dense weights themselves" if recovered else "not recorded"),
         "refitted": ", then refitted" if facts.get("sparsity", "").startswith("structured") else "",
         "name": path.parent.name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -71,7 +72,13 @@ def store(
     os.replace(partial, folder)
 
 
-def pack(student: Path, target: Path, rank: int | None = None, strength: float = 1.0) -> None:
+def pack(
+    student: Path,
+    target: Path,
+    rank: int | None = None,
+    strength: float = 1.0,
+    shift: float | None = None,
+) -> None:
     """Ship a student: `target` becomes that pipeline folder, with card and checksums, without what its teacher ships.
 
     rank: ship its transformer as what it changes of the teacher's, in matrices of that rank (`magic141.adapter`).
@@ -79,8 +86,13 @@ def pack(student: Path, target: Path, rank: int | None = None, strength: float =
     strength: times what it changes of the teacher's: 1 is the student as it was trained, and more goes on where
         training went, along a straight line (as task vectors, arXiv 2212.04089). `bench select` says what suits.
 
-    Raises InputError where `student` is none, with a `rank` and no teacher that ships, or for a strength without rank.
+    shift: of the times at which it is used by default; unless given, it is used at those that it learned at.
+
+    Raises InputError where `student` is none, with a `rank` and no teacher that ships, for a strength without rank, or
+    for a shift that is none.
     """
+    if shift is not None and not (math.isfinite(shift) and shift > 0):
+        raise InputError(f"shift={shift} must be a finite number above 0: 1 to 5 are usual")
     if strength != 1 and rank is None:
         raise InputError(f"strength={strength:g} is of what a student changes of lab: give a rank as well")
     if not (student / STUDENT).is_file():
@@ -97,6 +109,11 @@ def pack(student: Path, target: Path, rank: int | None = None, strength: float =
     shutil.copytree(student, partial)
     if (target / "README.md").exists():
         shutil.copy(target / "README.md", partial / "README.md")
+    if shift is not None:
+        sampler = partial / "scheduler" / "scheduler_config.json"
+        config = json.loads(sampler.read_text("utf-8")) | {"shift": shift}
+        sampler.write_text(json.dumps(config, indent=2) + "\n", "utf-8", newline="\n")
+        facts |= {"used_shift": shift}
     if rank is None:
         with contextlib.suppress(InputError):  # of a teacher that does not ship
             weights.share(partial, LAB.name, tuple(SHAREABLE))

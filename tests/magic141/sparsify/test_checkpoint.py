@@ -137,7 +137,8 @@ def test_a_checkpoint_without_its_config_is_refused_at_the_door(own: Path, tmp_p
 
 
 def test_the_pruned_checkpoint_that_ships_is_used_by_name() -> None:
-    lab, pruned = (Magic141Pipeline.from_pretrained(name) for name in ("lab", "lab-student-p49"))
-    assert pruned.transformer.config.pruned_ratio == 0.49
+    lab, pruned = (Magic141Pipeline.from_pretrained(name) for name in ("lab", "lab-student-p42"))
+    assert pruned.transformer.config.pruned_ratio == 0.25
+    assert pruned.transformer.config.pruned_mlp_ratio == 0.625
     assert parameter_bytes(pruned.transformer) <= 0.6 * parameter_bytes(lab.transformer)
-    weights.verify(weights.resolve("lab-student-p49"))
+    weights.verify(weights.resolve("lab-student-p42"))

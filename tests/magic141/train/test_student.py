@@ -42,6 +42,12 @@ def test_a_student_of_the_shipped_teacher_ships_without_what_that_ships(tmp_path
         ours, theirs = (getattr(each, part).state_dict() for each in (pipe, teacher))
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert pipe.scheduler.config.guidance_scale == 1.0
+    assert pipe.scheduler.config.shift == plan.shift
+    student.pack(made, target, shift=1.7)
+    scheduler = Magic141Pipeline.from_pretrained("own-student").scheduler
+    assert type(scheduler) is type(pipe.scheduler)
+    assert scheduler.config.shift == 1.7
+    assert "| shift of the times | 3.0, and 1.7 where it is used |" in (target / "README.md").read_text()
     facts = json.loads((target / weights.SHARED).read_text())
     (target / weights.SHARED).write_text(json.dumps(facts | {"sha256": {"vae/config.json": "0" * 64}}))
     weights.seal(target)
@@ -116,6 +122,12 @@ def test_a_student_ships_as_what_it_changes_of_its_teacher(tmp_path, monkeypatch
         student.pack(made, target, strength=1.5)
     half = Magic141Pipeline.from_pretrained("lab-thin", dtype=torch.float16)
     assert half.transformer.dtype == torch.float16
+
+
+@pytest.mark.parametrize("shift", [0.0, -1.0, float("nan")])
+def test_a_student_is_not_packed_to_be_used_at_no_times(tmp_path, shift):
+    with pytest.raises(InputError, match=r"shift=.* above 0"):
+        student.pack(tmp_path, tmp_path / "packed", shift=shift)
 
 
 def test_what_is_no_student_is_not_packed(tmp_path):
