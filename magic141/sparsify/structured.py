@@ -31,7 +31,7 @@ def prune_layers(
     """
     check_whole(model)
     state = cut(model.state_dict(), what_stays(model, ratio, importance, mlp_ratio))
-    return _rebuilt(model, state, {"pruned_ratio": ratio, "pruned_mlp_ratio": mlp_ratio})
+    return rebuilt(model, state, {"pruned_ratio": ratio, "pruned_mlp_ratio": mlp_ratio})
 
 
 Stays = dict[tuple[str, int], Tensor]
@@ -104,7 +104,7 @@ def prune_blocks(
         elif block:
             continue
         state[key] = tensor
-    return _rebuilt(model, state, {"pruned_blocks": tuple(lost) or None})
+    return rebuilt(model, state, {"pruned_blocks": tuple(lost) or None})
 
 
 def least(scores: Tensor, ratio: float) -> Tensor:
@@ -125,7 +125,7 @@ def check_whole(model: Magic141Transformer3DModel) -> None:
         raise InputError(f"the model is pruned already ({was}): prune the dense model that it was made from")
 
 
-def _rebuilt(
+def rebuilt(
     model: Magic141Transformer3DModel, state: dict[str, Tensor], changes: dict[str, object]
 ) -> Magic141Transformer3DModel:
     """A model with weights of its own, of the config of `model` with these changes."""

@@ -215,7 +215,11 @@ def recover(
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Of a student of few steps, and only of one.")] = None,
     initial: Annotated[
-        str | None, typer.Option(help="A pruned pipeline to go on from: what recover left, or a preset.")
+        str | None,
+        typer.Option(
+            help="A pruned pipeline to go on from: what recover left, or a preset. Hidden units that --sparsity has "
+            "and it lacks come back."
+        ),
     ] = None,
     lr: Annotated[float, typer.Option(help="Learning rate; Muon's is twice that.")] = 1e-3,
     name: Annotated[

@@ -20,6 +20,8 @@ from magic141.errors import InputError
 from magic141.pipeline import Magic141Pipeline
 from magic141.scheduler import FewStepScheduler, interpolate
 from magic141.sparsify import CRITERIA, PRUNED, apply, parse
+from magic141.sparsify.growth import give_back
+from magic141.sparsify.importance import measure
 from magic141.sparsify.structured import check_whole
 from magic141.train import i2v
 from magic141.train.calibrate import BATCHES, asked, first_batches, losses_on
@@ -47,7 +49,8 @@ class Plan:
         looked up on `calibration` batches.
     flow: weight of the flow matching loss. 0 for a student of few steps, whose velocities are not those of the data.
     steps: such a student's; its times are asked instead of all.
-    initial: a pipeline of the same sparsity, of an earlier run of this stage, to go on from instead of pruning.
+    initial: a pipeline of an earlier run of this stage to go on from instead of pruning, of the same sparsity or, of
+        "structured", with fewer hidden units: then the best of those that it lacks come back.
     """
 
     sparsity: str = "structured-0.5"
@@ -81,7 +84,7 @@ def run(plan: Plan, settings: Settings, latents: Path, dense: Path, stored: int)
     """Prune the pipeline in `dense` and train what is left towards it; `settings.out` then holds `student`.
 
     Raises InputError: the folder holds the run of another plan, `dense` is pruned already, or is a student of few
-    steps and `plan` does not say how many; what `plan` goes on from is of another sparsity.
+    steps and `plan` does not say how many; what `plan` goes on from lacks more than hidden units of its sparsity.
     """
     told = vars(plan) | {"initial": plan.initial and weights.fingerprint(plan.initial)}
     asked = {**told, "seed": settings.seed, "dense": weights.fingerprint(dense)}
@@ -99,10 +102,8 @@ def run(plan: Plan, settings: Settings, latents: Path, dense: Path, stored: int)
     batches = i2v.drawing(sampler, images, clips, long, settings.batch_size)
     fixed = step_times(plan.steps, pipe.scheduler.config.shift)[:-1] if plan.steps else None
     transformer = pipe.transformer.float().to(settings.device).requires_grad_(True)
-    if plan.initial is None:
-        pruned = pruned_of(plan, transformer, batches, fixed)
-    else:
-        pruned = _gone_on_from(plan.initial, plan.sparsity, transformer)
+    start = pruned_of if plan.initial is None else gone_on_from
+    pruned = start(plan, transformer, batches, fixed)
     trained, seen = train(settings, batches, transformer, pruned, plan.flow, fixed)
     told |= {"initial": plan.initial and named(plan.initial)}
     facts = {"method": "recover", **told, "dense": named(dense), "size": _size(trained, transformer)}
@@ -120,27 +121,37 @@ def pruned_of(
     return pruned
 
 
-def _gone_on_from(
-    initial: Path, sparsity: str, dense: Magic141Transformer3DModel
+def gone_on_from(
+    plan: Plan, dense: Magic141Transformer3DModel, batches: i2v.Draw, fixed: Tensor | None
 ) -> Magic141Transformer3DModel:
-    """The transformer of a pipeline, which must lack as much of `dense` as `sparsity` says."""
-    earlier = Magic141Pipeline.from_pretrained(initial).transformer.float()
-    (way,) = parse(sparsity)
+    """The transformer of the pipeline `plan.initial`, with hidden units given back where `plan.sparsity` lacks fewer.
+
+    Raises InputError where the two differ in another way.
+    """
+    assert plan.initial is not None
+    earlier = Magic141Pipeline.from_pretrained(plan.initial).transformer.float().to(dense.device)
+    (way,) = parse(plan.sparsity)
+    config = earlier.config
+    lacks = config.pruned_ratio if config.pruned_mlp_ratio is None else config.pruned_mlp_ratio
+    grown_to = way.mlp_ratio if way.mlp_ratio is not None and way.mlp_ratio < lacks else None
     blocks = dense.config.num_layers + dense.config.num_single_layers
     for what, wanted, was in (
-        ("pruned_ratio", way.ratio * (way.kind == "structured"), earlier.config.pruned_ratio),
-        ("pruned_mlp_ratio", way.mlp_ratio, earlier.config.pruned_mlp_ratio),
+        ("pruned_ratio", way.ratio * (way.kind == "structured"), config.pruned_ratio),
+        ("pruned_mlp_ratio", way.mlp_ratio, config.pruned_mlp_ratio if grown_to is None else grown_to),
         (
             "blocks pruned",
             (blocks - kept(blocks, way.ratio)) * (way.kind == "blocks"),
-            len(earlier.config.pruned_blocks or ()),
+            len(config.pruned_blocks or ()),
         ),
     ):
         if was != wanted:
             raise InputError(
-                f"--initial {initial.name} has {what}={was}, and sparsity={sparsity!r} asks for {wanted}"
+                f"--initial {plan.initial.name} has {what}={was}, and sparsity={plan.sparsity!r} asks for {wanted}"
             )
-    return earlier.to(dense.device).requires_grad_(True)
+    if grown_to is not None:
+        shown = losses_on(first_batches(batches, plan.calibration), fixed)
+        earlier = give_back(dense, earlier, grown_to, measure(dense, plan.criterion, shown))
+    return earlier.requires_grad_(True)
 
 
 def train(

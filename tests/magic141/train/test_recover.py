@@ -158,6 +158,10 @@ def test_the_command_prunes_trains_and_packs_what_is_used_by_name(tmp_path):
     assert json.loads((tmp_path / "on" / "student" / STUDENT).read_text("utf-8"))["initial"] == "p75"
     with pytest.raises(InputError, match="pruned_ratio=0.75, and sparsity='structured-0.5' asks for 0.5"):
         command(*words, *on, "--name", "less", "--sparsity", "structured-0.5")
+    grown = ("--name", "grown", "--sparsity", "structured-0.75-0.5")
+    assert command(*words, *on, *grown).exit_code == 0
+    larger = Magic141Pipeline.from_pretrained(tmp_path / "grown" / "student").transformer
+    assert (larger.config.pruned_ratio, larger.config.pruned_mlp_ratio) == (0.75, 0.5)
     with pytest.raises(InputError, match="holds a run with criterion='taylor'"):
         command(*words, "--criterion", "activation")
     with pytest.raises(InputError, match="steps=4: lab is none of few steps"):
