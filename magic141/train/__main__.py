@@ -217,8 +217,8 @@ def recover(
     initial: Annotated[
         str | None,
         typer.Option(
-            help="A pruned pipeline to go on from: what recover left, or a preset. Hidden units that --sparsity has "
-            "and it lacks come back."
+            help="A pruned pipeline to go on from: what recover left, or a preset. Where it has fewer hidden units "
+            "than --sparsity, the best of those it lost come back."
         ),
     ] = None,
     lr: Annotated[float, typer.Option(help="Learning rate; Muon's is twice that.")] = 1e-3,
@@ -378,6 +378,8 @@ def pack(
 
         packing.pack(student, target or shipped / "lab-student", rank, strength, shift)
         return
+    if (rank, strength, shift) != (None, 1.0, None):
+        raise InputError("--rank, --strength and --shift are of a student: name it with --student")
     from magic141.train import recipes
 
     recipes.pack(out, target or shipped / "lab")

@@ -19,7 +19,8 @@ from magic141.blocks import kept
 from magic141.errors import InputError
 from magic141.pipeline import Magic141Pipeline
 from magic141.scheduler import FewStepScheduler, interpolate
-from magic141.sparsify import CRITERIA, PRUNED, apply, parse
+from magic141.sparsify import CRITERIA, PRUNED, Sparsity, apply, parse
+from magic141.sparsify.descent import kept_of
 from magic141.sparsify.growth import give_back
 from magic141.sparsify.importance import measure
 from magic141.sparsify.structured import check_whole
@@ -84,7 +85,8 @@ def run(plan: Plan, settings: Settings, latents: Path, dense: Path, stored: int)
     """Prune the pipeline in `dense` and train what is left towards it; `settings.out` then holds `student`.
 
     Raises InputError: the folder holds the run of another plan, `dense` is pruned already, or is a student of few
-    steps and `plan` does not say how many; what `plan` goes on from lacks more than hidden units of its sparsity.
+    steps and `plan` does not say how many; what `plan` goes on from is of another sparsity, but for hidden units that
+    it lacks.
     """
     told = vars(plan) | {"initial": plan.initial and weights.fingerprint(plan.initial)}
     asked = {**told, "seed": settings.seed, "dense": weights.fingerprint(dense)}
@@ -94,6 +96,8 @@ def run(plan: Plan, settings: Settings, latents: Path, dense: Path, stored: int)
         says = "a student of few steps: say how many" if few else "none of few steps: leave them out"
         raise InputError(f"steps={plan.steps}: {dense.name} is {says}")
     check_whole(pipe.transformer)
+    # Before anything is written or encoded for it.
+    earlier = plan.initial and earlier_of(plan.initial, plan.sparsity, pipe.transformer)
     same_plan(settings.out, asked)
     vae, text_encoder = pipe.vae.to(settings.device), pipe.text_encoder.to(settings.device)
     sets = encode_sets(latents, (IMAGES, CLIPS, LONG), stored, WORLD, vae, text_encoder)
@@ -102,8 +106,10 @@ def run(plan: Plan, settings: Settings, latents: Path, dense: Path, stored: int)
     batches = i2v.drawing(sampler, images, clips, long, settings.batch_size)
     fixed = step_times(plan.steps, pipe.scheduler.config.shift)[:-1] if plan.steps else None
     transformer = pipe.transformer.float().to(settings.device).requires_grad_(True)
-    start = pruned_of if plan.initial is None else gone_on_from
-    pruned = start(plan, transformer, batches, fixed)
+    if earlier is None:
+        pruned = pruned_of(plan, transformer, batches, fixed)
+    else:
+        pruned = grown(plan, earlier.to(settings.device), transformer, batches, fixed).requires_grad_(True)
     trained, seen = train(settings, batches, transformer, pruned, plan.flow, fixed)
     told |= {"initial": plan.initial and named(plan.initial)}
     facts = {"method": "recover", **told, "dense": named(dense), "size": _size(trained, transformer)}
@@ -121,37 +127,58 @@ def pruned_of(
     return pruned
 
 
-def gone_on_from(
-    plan: Plan, dense: Magic141Transformer3DModel, batches: i2v.Draw, fixed: Tensor | None
-) -> Magic141Transformer3DModel:
-    """The transformer of the pipeline `plan.initial`, with hidden units given back where `plan.sparsity` lacks fewer.
+def earlier_of(initial: Path, sparsity: str, dense: Magic141Transformer3DModel) -> Magic141Transformer3DModel:
+    """The transformer of the pipeline `initial`, which lacks of `dense` what `sparsity` says, or more hidden units.
 
-    Raises InputError where the two differ in another way.
+    Raises InputError where it differs in another way, or needs hidden units back and was not made of `dense`.
     """
-    assert plan.initial is not None
-    earlier = Magic141Pipeline.from_pretrained(plan.initial).transformer.float().to(dense.device)
-    (way,) = parse(plan.sparsity)
-    config = earlier.config
-    lacks = config.pruned_ratio if config.pruned_mlp_ratio is None else config.pruned_mlp_ratio
-    grown_to = way.mlp_ratio if way.mlp_ratio is not None and way.mlp_ratio < lacks else None
+    earlier = Magic141Pipeline.from_pretrained(initial).transformer.float()
+    (way,) = parse(sparsity)
     blocks = dense.config.num_layers + dense.config.num_single_layers
-    for what, wanted, was in (
-        ("pruned_ratio", way.ratio * (way.kind == "structured"), config.pruned_ratio),
-        ("pruned_mlp_ratio", way.mlp_ratio, config.pruned_mlp_ratio if grown_to is None else grown_to),
+    lacks, asked = _hidden_lost(earlier), _hidden_asked(way)
+    for what, was, wanted in (
+        ("pruned_ratio", earlier.config.pruned_ratio, way.ratio * (way.kind == "structured")),
+        ("pruned_mlp_ratio", min(lacks, asked), asked),
         (
             "blocks pruned",
+            len(earlier.config.pruned_blocks or ()),
             (blocks - kept(blocks, way.ratio)) * (way.kind == "blocks"),
-            len(config.pruned_blocks or ()),
         ),
     ):
         if was != wanted:
             raise InputError(
-                f"--initial {plan.initial.name} has {what}={was}, and sparsity={plan.sparsity!r} asks for {wanted}"
+                f"--initial {initial.name} has {what}={was}, and sparsity={sparsity!r} asks for {wanted}: hidden units "
+                "alone can be given back, and none be taken"
             )
-    if grown_to is not None:
-        shown = losses_on(first_batches(batches, plan.calibration), fixed)
-        earlier = give_back(dense, earlier, grown_to, measure(dense, plan.criterion, shown))
-    return earlier.requires_grad_(True)
+    if lacks > asked:
+        kept_of(dense, earlier)
+    return earlier
+
+
+def grown(
+    plan: Plan,
+    earlier: Magic141Transformer3DModel,
+    dense: Magic141Transformer3DModel,
+    batches: i2v.Draw,
+    fixed: Tensor | None,
+) -> Magic141Transformer3DModel:
+    """`earlier` with as many hidden units as `plan` asks for, the best of those that it lacks."""
+    asked = _hidden_asked(parse(plan.sparsity)[0])
+    if _hidden_lost(earlier) == asked:
+        return earlier
+    shown = losses_on(first_batches(batches, plan.calibration), fixed)
+    return give_back(dense, earlier, asked, measure(dense, plan.criterion, shown))
+
+
+def _hidden_lost(model: Magic141Transformer3DModel) -> float:
+    ratio, own = model.config.pruned_ratio, model.config.pruned_mlp_ratio
+    return float(ratio if own is None else own)
+
+
+def _hidden_asked(way: Sparsity) -> float:
+    if way.kind != "structured":
+        return 0.0
+    return way.ratio if way.mlp_ratio is None else way.mlp_ratio
 
 
 def train(

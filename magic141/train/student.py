@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import math
 import os
 import shutil
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import torch
 
-from magic141 import adapter, weights
+from magic141 import adapter, arguments, weights
 from magic141.errors import InputError
 from magic141.pipeline import SHAREABLE, Magic141Pipeline
 from magic141.presets import LAB
@@ -88,11 +87,10 @@ def pack(
 
     shift: of the times at which it is used by default; unless given, it is used at those that it learned at.
 
-    Raises InputError where `student` is none, with a `rank` and no teacher that ships, for a strength without rank, or
-    for a shift that is none.
+    Raises InputError where `student` is none, with a `rank` and no teacher that ships, for a strength without rank, for
+    a shift that is none, or one of what `recover` left, which is used as the dense model is.
     """
-    if shift is not None and not (math.isfinite(shift) and shift > 0):
-        raise InputError(f"shift={shift} must be a finite number above 0: 1 to 5 are usual")
+    arguments.check_shift(shift)
     if strength != 1 and rank is None:
         raise InputError(f"strength={strength:g} is of what a student changes of lab: give a rank as well")
     if not (student / STUDENT).is_file():
@@ -104,6 +102,10 @@ def pack(
         raise InputError(f"{student} is a snapshot of `prior`: name what `distill` or `recover` left")
     if facts["method"] == "transplant":
         raise InputError(f"{student} is a start that `transplant` left: give it to `distill --initial` first")
+    if facts["method"] == "recover" and shift is not None:
+        raise InputError(
+            f"shift={shift:g} is of a student: {student} is used at the times of its dense model"
+        )
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(student, partial)
@@ -125,10 +127,10 @@ def pack(
         adapter.strengthen(ours, teacher, strength)
         adapter.save(adapter.factor(ours, teacher, rank), partial)
         facts |= {"strength": strength, "rank": rank, "left_out": adapter.left_out(ours, teacher, partial)}
-        (partial / STUDENT).write_text(json.dumps(facts, indent=1) + "\n", "utf-8", newline="\n")
         weights.share(partial, LAB.name, tuple(SHAREABLE), changed=["transformer"])
     cards = [folder / "card.json" for folder in (student.parent, student.parent.parent)]
     trained = next((json.loads(card.read_text("utf-8")) for card in cards if card.exists()), None)
+    (partial / STUDENT).write_text(json.dumps(facts, indent=1) + "\n", "utf-8", newline="\n")
     weights.seal(partial)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(partial, target)

@@ -158,10 +158,21 @@ def test_the_command_prunes_trains_and_packs_what_is_used_by_name(tmp_path):
     assert json.loads((tmp_path / "on" / "student" / STUDENT).read_text("utf-8"))["initial"] == "p75"
     with pytest.raises(InputError, match="pruned_ratio=0.75, and sparsity='structured-0.5' asks for 0.5"):
         command(*words, *on, "--name", "less", "--sparsity", "structured-0.5")
-    grown = ("--name", "grown", "--sparsity", "structured-0.75-0.5")
+    # What is refused leaves nothing behind that the name would then be the run of.
+    assert not (tmp_path / "less").exists()
+    grown = ("--name", "less", "--sparsity", "structured-0.75-0.5")
     assert command(*words, *on, *grown).exit_code == 0
-    larger = Magic141Pipeline.from_pretrained(tmp_path / "grown" / "student").transformer
+    larger, smaller = (
+        Magic141Pipeline.from_pretrained(folder).transformer
+        for folder in (tmp_path / "less" / "student", tmp_path / "p75")
+    )
     assert (larger.config.pruned_ratio, larger.config.pruned_mlp_ratio) == (0.75, 0.5)
+    # One update later it still is that model, grown, and not the dense one pruned anew.
+    x_embedder = larger.x_embedder.weight, smaller.x_embedder.weight
+    torch.testing.assert_close(*x_embedder, rtol=0, atol=2e-3)
+    block = larger.single_transformer_blocks[0], smaller.single_transformer_blocks[0]
+    for ours in block[1].mlp_in.weight[:3]:
+        assert (block[0].mlp_in.weight - ours).abs().amax(1).min() < 0.02
     with pytest.raises(InputError, match="holds a run with criterion='taylor'"):
         command(*words, "--criterion", "activation")
     with pytest.raises(InputError, match="steps=4: lab is none of few steps"):

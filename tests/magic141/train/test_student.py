@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from typer.testing import CliRunner
 
 from magic141.errors import InputError
 from magic141.train import student
+from magic141.train.__main__ import app
 from magic141.train.distill import Plan
 
 
@@ -48,6 +50,7 @@ def test_a_student_of_the_shipped_teacher_ships_without_what_that_ships(tmp_path
     assert type(scheduler) is type(pipe.scheduler)
     assert scheduler.config.shift == 1.7
     assert "| shift of the times | 3.0, and 1.7 where it is used |" in (target / "README.md").read_text()
+    assert json.loads((target / student.STUDENT).read_text())["used_shift"] == 1.7
     facts = json.loads((target / weights.SHARED).read_text())
     (target / weights.SHARED).write_text(json.dumps(facts | {"sha256": {"vae/config.json": "0" * 64}}))
     weights.seal(target)
@@ -122,6 +125,20 @@ def test_a_student_ships_as_what_it_changes_of_its_teacher(tmp_path, monkeypatch
         student.pack(made, target, strength=1.5)
     half = Magic141Pipeline.from_pretrained("lab-thin", dtype=torch.float16)
     assert half.transformer.dtype == torch.float16
+
+
+def test_what_recover_left_is_used_as_the_dense_model_is(tmp_path):
+    (tmp_path / "recovered").mkdir()
+    (tmp_path / "recovered" / student.STUDENT).write_text('{"method": "recover"}')
+    with pytest.raises(InputError, match="at the times of its dense model"):
+        student.pack(tmp_path / "recovered", tmp_path / "packed", shift=3.0)
+    assert not (tmp_path / "packed").exists()
+
+
+def test_what_is_asked_of_a_student_needs_one(tmp_path):
+    result = CliRunner().invoke(app, ["pack", "--out", str(tmp_path), "--shift", "3"])
+    assert isinstance(result.exception, InputError)
+    assert "name it with --student" in str(result.exception)
 
 
 @pytest.mark.parametrize("shift", [0.0, -1.0, float("nan")])
