@@ -97,7 +97,7 @@ def run(plan: Plan, settings: Settings, latents: Path, dense: Path, stored: int)
         raise InputError(f"steps={plan.steps}: {dense.name} is {says}")
     check_whole(pipe.transformer)
     # Before anything is written or encoded for it.
-    earlier = plan.initial and earlier_of(plan.initial, plan.sparsity, pipe.transformer)
+    earlier = None if plan.initial is None else earlier_of(plan.initial, plan.sparsity, pipe.transformer)
     same_plan(settings.out, asked)
     vae, text_encoder = pipe.vae.to(settings.device), pipe.text_encoder.to(settings.device)
     sets = encode_sets(latents, (IMAGES, CLIPS, LONG), stored, WORLD, vae, text_encoder)
