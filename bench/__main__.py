@@ -311,44 +311,11 @@ def claims(
 ) -> None:
     """Run what is missing of the paper's claims, and write their table (see docs/claims.md)."""
     with typed_errors():
-        from bench import tables, trials
-        from bench.claims import document, published, registry, runs
-        from bench.claims.driver import Driver
-        from bench.records import write_atomically
-        from bench.runner import exclusive
+        from bench.claims.command import Options, execute
 
-        scale = runs.QUICK if quick else runs.FULL
-        experiments = registry.chosen(scale, only or [])
         store = out or RESULTS / ("claims-quick" if quick else "claims")
-        whole = not quick and not only and not dry_run
-        with exclusive(store):
-            known = None if afresh else published.FOLDER
-            driver = Driver(experiments, scale, store, trials.ask, console.print, known=known)
-            console.print(tables.claim_items(driver.items, driver.left()))
-            failed = 0
-            try:
-                if not dry_run:
-                    failed = driver.run()
-            finally:
-                found = driver.table()
-                if publish:
-                    added = published.publish(driver.answered(), published.FOLDER)
-                    console.print(f"{added} answers published")
-                    if not quick:
-                        # Of all that is published: a driver that asks afresh knows its own answers alone.
-                        every = Driver(
-                            experiments, scale, store, trials.ask, console.print, known=published.FOLDER
-                        )
-                        published.publish_table(every.whole(), published.FOLDER)
-                # Half of an answer must not replace a whole one that is committed.
-                done = whole and not driver.left()
-                target = doc or (Path("docs/claims.md") if done else store / "claims.md")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(target, document.markdown(experiments, scale, found, driver.items))
-        console.print(tables.claims(found))
-        console.print(f"{target} written; what is done: {store}", soft_wrap=True, highlight=False)
-        if failed:
-            raise typer.Exit(1)
+        options = Options(quick, only or [], dry_run, store, afresh, publish, doc)
+        raise typer.Exit(execute(options, console))
 
 
 @app.command()

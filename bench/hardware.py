@@ -26,7 +26,13 @@ VERSIONED = (
     *("torchmetrics", "open-clip-torch", "opencv-python-headless", "av"),
 )
 """Distributions whose version can change a number."""
-_NOT_IN_A_NUMBER = ("magic141/train/", "magic141/weights/", "magic141/__main__.py", "evals/__main__.py")
+_NOT_IN_A_NUMBER = (
+    "magic141/train/",
+    "magic141/weights/",
+    "magic141/__main__.py",
+    "magic141/command.py",
+    "evals/__main__.py",
+)
 """Weights are a part of the question, and training of neither question nor answer."""
 _BENCH_FILES = (
     "analytic.py",

@@ -5,21 +5,16 @@
 
 from __future__ import annotations
 
-import json
-import platform
-import subprocess
 import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from magic141.errors import InputError, Magic141Error
-
-if TYPE_CHECKING:
-    from magic141.train.loop import Progressed
+from magic141.train import ending
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 Out = Annotated[Path, typer.Option(help="Folder of checkpoints, loss curves and stage weights.")]
@@ -105,7 +100,7 @@ def command_of(stage: str, minutes: float, most: int) -> Callable[..., None]:
             stated=tuple(stated),
             latents=latents,
         )
-        _finish(stage, recipes.STAGES[stage](run), out / stage, seed, device)
+        ending.leave(stage, recipes.STAGES[stage](run), out / stage, seed, device)
 
     return train
 
@@ -194,7 +189,7 @@ def distill(
     )
     assert folders[0] is not None
     seen = distillation.run(plan, settings, out / "latents", folders[0], folders[1], stored)
-    _finish(method.value, seen, settings.out, seed, device)
+    ending.leave(method.value, seen, settings.out, seed, device)
 
 
 @app.command()
@@ -264,7 +259,7 @@ def recover(
         compile=compile,
     )
     seen = recovery.run(plan, settings, out / "latents", folder, stored)
-    _finish("recover", seen, settings.out, seed, device)
+    ending.leave("recover", seen, settings.out, seed, device)
 
 
 @app.command()
@@ -345,7 +340,7 @@ def prior(
     )
     world = World(stated=stated, events=events)
     seen = prior_stage.run(kind.value, settings, out / "latents", folder, initial, stored, world)
-    _finish("prior", seen, settings.out, seed, device)
+    ending.leave("prior", seen, settings.out, seed, device)
 
 
 @app.command()
@@ -393,44 +388,6 @@ def _known_device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name} cannot be used ({str(error).splitlines()[0]}): use cpu") from error
     return name
-
-
-def _finish(stage: str, seen: Progressed, folder: Path, seed: int, device: str) -> None:
-    """Leave what the model card needs, and the loss curve as a picture."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    facts = {
-        "stage": stage,
-        "commit": commit or "unknown",
-        "command": "python -m magic141.train " + " ".join(sys.argv[1:]),
-        "seed": seed,
-        "machine": f"{platform.machine()}, {platform.system()}, {_named(device)}",
-        **vars(seen),
-    }
-    (folder / "card.json").write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
-    if (folder / "loss.jsonl").stat().st_size:
-        _plot(folder)
-
-
-def _named(device: str) -> str:
-    import torch
-
-    if device == "cpu":
-        return f"{torch.get_num_threads()} threads"
-    return torch.cuda.get_device_name(device)
-
-
-def _plot(folder: Path) -> None:
-    import matplotlib
-    import pandas as pd
-
-    matplotlib.use("Agg")
-    curve = (
-        pd.read_json(folder / "loss.jsonl", lines=True).set_index("samples").drop(columns=["step", "seconds"])
-    )
-    axes = curve.ewm(span=20).mean().plot(subplots=True, figsize=(7, 2 * len(curve.columns)), grid=True)
-    axes[0].figure.savefig(folder / "loss.png", dpi=100, bbox_inches="tight")
 
 
 def main() -> None:

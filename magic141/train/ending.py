@@ -1,0 +1,51 @@
+"""What a training leaves beside its weights: facts for the model card, and its loss curve as a picture."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from magic141.train.loop import Progressed
+
+
+def leave(stage: str, seen: Progressed, folder: Path, seed: int, device: str) -> None:
+    """Write `card.json` and `loss.png` into the folder of a run that has ended; `seen` is what its loop returned."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    facts = {
+        "stage": stage,
+        "commit": commit or "unknown",
+        "command": "python -m magic141.train " + " ".join(sys.argv[1:]),
+        "seed": seed,
+        "machine": f"{platform.machine()}, {platform.system()}, {_named(device)}",
+        **vars(seen),
+    }
+    (folder / "card.json").write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+    if (folder / "loss.jsonl").stat().st_size:
+        _plot(folder)
+
+
+def _named(device: str) -> str:
+    import torch
+
+    if device == "cpu":
+        return f"{torch.get_num_threads()} threads"
+    return torch.cuda.get_device_name(device)
+
+
+def _plot(folder: Path) -> None:
+    import matplotlib
+    import pandas as pd
+
+    matplotlib.use("Agg")
+    curve = (
+        pd.read_json(folder / "loss.jsonl", lines=True).set_index("samples").drop(columns=["step", "seconds"])
+    )
+    axes = curve.ewm(span=20).mean().plot(subplots=True, figsize=(7, 2 * len(curve.columns)), grid=True)
+    axes[0].figure.savefig(folder / "loss.png", dpi=100, bbox_inches="tight")
