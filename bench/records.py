@@ -217,6 +217,8 @@ class ClaimRow(Frozen):
     high: FiniteFloat | None = None
     verdict: Literal["reproduced", "not reproduced", "not testable here", "not run yet"]
     note: str = ""
+    earlier: str = Field("", description="what an earlier asking of the same claim found")
+    departure: str = Field("", description="where what was done is not what the protocol says")
     x_label: str = ""
     y_label: str = ""
     curves: tuple[Curve, ...] = ()

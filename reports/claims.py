@@ -9,7 +9,16 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from pydantic import ValidationError
 
-from bench.records import CLAIMS, PUBLISHED_CLAIMS, ClaimRow, ClaimsTable, Curve, StepRow
+from bench.records import (
+    CLAIMS,
+    END_TO_END,
+    PUBLISHED_CLAIMS,
+    ClaimRow,
+    ClaimsTable,
+    Curve,
+    StepRow,
+    Timing,
+)
 from reports import svg, text
 from reports.load import Run
 
@@ -27,50 +36,84 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Step:
+    """What a model makes in so many steps, and what that took, where these runs have it."""
+
+    row: StepRow
+    latency: Timing | None
+
+
+@dataclass(frozen=True)
 class Claims:
     """All claims, as the last `bench claims` in the results folder left them, or as they are committed (`published`).
 
     `scale`: quick or full. `steps`: what each number of steps makes, asked as `steps_protocol` says; `scores` are
-    those that a row of it has.
+    those that a row of it has, and `timed` is whether any row has a latency.
     """
 
     scale: str
     published: bool
     lines: tuple[Line, ...]
-    steps: tuple[StepRow, ...]
+    steps: tuple[Step, ...]
     steps_protocol: str
 
     @property
     def scores(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(name for row in self.steps for name in row.scores))
+        return tuple(dict.fromkeys(name for step in self.steps for name in step.row.scores))
+
+    @property
+    def timed(self) -> bool:
+        return any(step.latency for step in self.steps)
 
 
 def claims(runs: Sequence[Run]) -> tuple[Claims | None, list[str]]:
-    """The table beside the first run that has one, and what went wrong with others.
+    """The table beside the first run that has one, or the published one, and what went wrong with others.
 
-    Else the published one, where a run has asked the teacher that it is of.
+    Of those whose teacher a run has asked; one beside a run need not say whose it is. A quick table gives way to a full
+    one.
     """
-    problems = []
+    problems, found = [], []
     beside = dict.fromkeys(run.path.resolve().parent / CLAIMS for run in runs)
     for path in (*beside, PUBLISHED_CLAIMS):
         published = path == PUBLISHED_CLAIMS
         if not path.exists():
             continue
         try:
-            found = ClaimsTable.model_validate_json(path.read_bytes())
+            table = ClaimsTable.model_validate_json(path.read_bytes())
         except (ValidationError, OSError) as error:
             problems.append(f"The claims table {path.name} cannot be read: {error}")
             continue
-        if published and not _asked(found.teacher, runs):
-            continue
-        lines = tuple(_line(row, f"claim-{row.id}") for row in found.rows)
-        return Claims(found.scale, published, lines, found.steps, found.steps_protocol), problems
-    return None, problems
+        if _asked(table.teacher, runs) or not (published or table.teacher):
+            found.append((table, published))
+    if not found:
+        return None, problems
+    table, published = next((one for one in found if one[0].scale == "full"), found[0])
+    lines = tuple(_line(row, f"claim-{row.id}") for row in table.rows)
+    steps = tuple(Step(row, _latency(row, runs)) for row in table.steps)
+    return Claims(table.scale, published, lines, steps, table.steps_protocol), problems
 
 
 def _asked(teacher: str, runs: Sequence[Run]) -> bool:
     hashes = (record.weights_sha256 or "" for run in runs for record in run.records)
     return bool(teacher) and any(known.startswith(teacher) for known in hashes)
+
+
+def _latency(row: StepRow, runs: Sequence[Run]) -> Timing | None:
+    """Of a clip, text to image to video to file, with the same model, steps and passes, in these runs."""
+    wanted = {
+        "model": row.model,
+        "num_inference_steps": row.steps,
+        "task": "text to video",
+        "batch_size": 1,
+        "sparsity": "none",
+    }
+    for record in (record for run in runs for record in run.records):
+        guided = record.knobs.get("guidance_scale") != 1
+        same = all(record.knobs.get(name) == value for name, value in wanted.items())
+        # A long video has those knobs too, and its length.
+        if same and guided == (row.passes > row.steps) and "seconds" not in record.knobs:
+            return record.stages.get(END_TO_END)
+    return None
 
 
 def _line(row: ClaimRow, name: str) -> Line:

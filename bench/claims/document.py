@@ -14,7 +14,8 @@ from magic141.errors import InputError
 HEAD = """# The paper's claims, and what became of them here
 
 Made by `python -m bench claims` from `bench/claims/registry.py`; do not edit. Protocols, sample sizes and thresholds
-were committed before the first run of what they are of, and a claim that fails stays in the table. A verdict is
+were committed before the first run of what they are of, and stand as they were written: where something else was done
+than they say, that is a *departure*, and what an earlier asking found stays beside a later one. A verdict is
 *reproduced* or *not reproduced* where its threshold decides; *not testable here* where the lab has no headroom for it
 (the reason is given); *not run yet* until all of its trials are done. Numbers of the paper are from arXiv 2502.07701.
 Where it says "answers not kept", the verdict was committed, and its trials were not: a full run asks them once more.
@@ -77,6 +78,8 @@ def _row(one: Experiment, scale: Scale, answers: Answers) -> ClaimRow:
         high=found.high,
         verdict=found.verdict,
         note=found.note,
+        earlier=one.earlier,
+        departure=one.departure,
         x_label=found.labels[0],
         y_label=found.labels[1],
         curves=found.curves,
@@ -89,7 +92,8 @@ def markdown(
     """`docs/claims.md`."""
     lines = ["| | claim | the paper | ours, with 95 % interval | verdict |", "|---|---|---|---|---|"]
     for row in found.rows:
-        note = f" ({row.note})" if row.note else ""
+        said = "; ".join(filter(None, (row.note, row.earlier)))
+        note = f" ({said})" if said else ""
         lines.append(f"| {row.id} | {row.claim} | {row.paper} | {number(row)} | **{row.verdict}**{note} |")
     lines += step_table(found)
     lines.append("\n## Protocols, written before the runs\n")
@@ -101,6 +105,7 @@ def markdown(
             f"- *Protocol*: {row.protocol}.",
             f"- *Sample*: {row.sample}.",
             f"- *Reproduced if* {row.threshold}.",
+            *([f"- *Departure*: {row.departure}."] if row.departure else []),
             f"- *Runs*: {trainings} trainings, {trials} trials; {hours(one.minutes(scale))} or so on two cores.\n",
         ]
     total = sum(item.minutes for item in items)

@@ -100,7 +100,10 @@ class Driver:
         """The committed row of an experiment that this invocation has not run, if there is one of these weights."""
         if row.verdict != "not run yet":
             return row
-        return self._settled.get(self.basis(one), row)
+        settled = self._settled.get(self.basis(one))
+        if settled is None:
+            return row
+        return settled.model_copy(update={"earlier": one.earlier, "departure": one.departure})
 
     def basis(self, one: Experiment) -> str:
         """Of all that a verdict rests on: protocol, threshold, items and weights. Controls decide nothing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -28,7 +28,8 @@ ENDS = ((0.0, True), (1.0, True))
 class Lines:
     """One side of a comparison: items to run, and the names of the trials of each seed's curve, in order.
 
-    anchors: names of the trials between which the remaining gap is measured; without, the scale is ln(1 + FD).
+    anchors: names of the trials between which the remaining gap is measured; without, the scale is ln(1 + FD). gflop:
+    of training, a sample, where that was counted.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Lines:
     curves: list[list[str]]
     anchors: tuple[str, ...] | None
     samples: int
+    gflop: float | None = None
 
     def names(self) -> set[str]:
         return {name for one in self.curves for name in one} | set(self.anchors or ())
@@ -71,13 +73,20 @@ def heights(lines: Lines, answers: Answers) -> NDArray[np.float64]:
     return (found - end) / (start - end)
 
 
-def unsure(lines: Lines, answers: Answers) -> float:
-    """Standard error of the mean height that comes from both anchors, to first order; 0 without them."""
+def unsure(lines: Lines, height: float, answers: Answers) -> float:
+    """Standard error of a mean height that comes from both anchors, to first order; 0 without them."""
     if lines.anchors is None:
         return 0.0
     start, end = (answers[name] for name in lines.anchors)
-    height, gap = heights(lines, answers).mean(), value(start, "fvd-world") - value(end, "fvd-world")
-    return math.hypot(height * _error(start), (1 - height) * _error(end)) / gap
+    gap = value(start, "fvd-world") - value(end, "fvd-world")
+    return math.hypot(height * _error(start), (1 - height) * _error(end)) / abs(gap)
+
+
+def gap_between(worse: Lines, better: Lines, answers: Answers) -> tuple[NDArray[np.float64], float]:
+    """How much higher `worse` lies on average over the run, (seeds,), and the standard error that anchors add."""
+    high, low = heights(worse, answers), heights(better, answers)
+    error = math.hypot(unsure(worse, high.mean(), answers), unsure(better, low.mean(), answers))
+    return (high - low).mean(axis=1), error
 
 
 def over_seeds(values: NDArray[np.float64], error: float = 0.0) -> tuple[float, float | None, float | None]:
@@ -105,14 +114,12 @@ def advantage(worse: Lines, better: Lines, answers: Answers) -> Finding:
     if (waiting := missing(worse.names() | better.names(), answers)) is not None:
         return waiting
     if why := " ".join(filter(None, (no_headroom(lines, answers) for lines in (worse, better)))):
-        return Finding("not testable here", note=why)
-    high, low = heights(worse, answers), heights(better, answers)
-    error = math.hypot(unsure(worse, answers), unsure(better, answers))
-    mean, lower, upper = over_seeds((high - low).mean(axis=1), error)
-    curves = (_band(worse, high), _band(better, low))
-    labels = ("training samples", "ln(1 + FD)" if worse.anchors is None else "remaining gap")
+        plain, other = (replace(lines, anchors=None) for lines in (worse, better))
+        return Finding("not testable here", note=why, **_figure(plain, other, answers))
+    mean, lower, upper = over_seeds(*gap_between(worse, better, answers))
     reproduced = lower is not None and lower > 0
-    return Finding("reproduced" if reproduced else "not reproduced", mean, lower, upper, "", curves, labels)
+    verdict: Verdict = "reproduced" if reproduced else "not reproduced"
+    return Finding(verdict, mean, lower, upper, **_figure(worse, better, answers))
 
 
 def effect_of_the_dial(
@@ -125,17 +132,20 @@ def effect_of_the_dial(
     deciding = [lines for dial, pair in zip(dials, pairs, strict=True) if dial in ENDS for lines in pair]
     if why := " ".join(filter(None, (no_headroom(lines, answers) for lines in deciding))):
         return Finding("not testable here", note=why)
-    found = {
-        dial: (heights(worse, answers) - heights(better, answers)).mean(axis=1)
-        for dial, (worse, better) in zip(dials, pairs, strict=True)
-    }
-    error = math.hypot(*(unsure(lines, answers) for lines in deciding))
-    mean, lower, upper = over_seeds(found[ENDS[0]] - found[ENDS[1]], error)
+    found = {dial: gap_between(*pair, answers) for dial, pair in zip(dials, pairs, strict=True)}
+    (none, one), (all_, other) = (found[dial] for dial in ENDS)
+    mean, lower, upper = over_seeds(none - all_, math.hypot(one, other))
+    beside = [
+        f"at {stated:.0%} stated{'' if events else ' and without events'}, which decides nothing, {why}"
+        for (stated, events), pair in zip(dials, pairs, strict=True)
+        for lines in pair
+        if (why := no_headroom(lines, answers))
+    ]
     curves = tuple(
         Curve(
             name="with events" if events else "without events",
             points=tuple(
-                CurvePoint(x=100 * stated, **dict(zip(("y", "low", "high"), over_seeds(gaps), strict=True)))
+                CurvePoint(x=100 * stated, **dict(zip(("y", "low", "high"), over_seeds(*gaps), strict=True)))
                 for (stated, occurs), gaps in found.items()
                 if occurs is events
             ),
@@ -143,8 +153,9 @@ def effect_of_the_dial(
         for events in (True, False)
     )
     reproduced = lower is not None and lower > 0
+    verdict: Verdict = "reproduced" if reproduced else "not reproduced"
     labels = ("% of hidden factors stated", "advantage")
-    return Finding("reproduced" if reproduced else "not reproduced", mean, lower, upper, "", curves, labels)
+    return Finding(verdict, mean, lower, upper, "; ".join(beside), curves, labels)
 
 
 def difference(a: Trial, b: Trial) -> tuple[float, float, float]:
@@ -217,10 +228,24 @@ def _error(trial: Trial) -> float:
     return 0.0 if score.low is None or score.high is None else (score.high - score.low) / (2 * NORMAL)
 
 
-def _band(lines: Lines, found: NDArray[np.float64]) -> Curve:
-    steps = found.shape[1]
+def _figure(worse: Lines, better: Lines, answers: Answers) -> dict[str, Any]:
+    """Both curves over training samples, or over training FLOPs, where those are what is equal."""
+    pair = (worse, better)
+    counted = [f"{lines.name} {lines.gflop:.3g}" for lines in pair if lines.gflop is not None]
+    over = "training samples" + (f" (of so many GFLOP: {', '.join(counted)})" if counted else "")
+    scales = [1.0, 1.0]
+    if worse.samples != better.samples and worse.gflop is not None and better.gflop is not None:
+        over, scales = "training TFLOP", [worse.gflop / 1000, better.gflop / 1000]
+    curves = tuple(_band(lines, scale, answers) for lines, scale in zip(pair, scales, strict=True))
+    return {"curves": curves, "labels": (over, "ln(1 + FD)" if worse.anchors is None else "remaining gap")}
+
+
+def _band(lines: Lines, scale: float, answers: Answers) -> Curve:
+    """The mean over seeds at every snapshot, with its 95 % interval; x in samples, times `scale`."""
+    found = heights(lines, answers)
     points = []
-    for k in range(steps):
-        mean, low, high = over_seeds(found[:, k])
-        points.append(CurvePoint(x=lines.samples * (k + 1) / steps, y=mean, low=low, high=high))
+    for k, values in enumerate(found.T):
+        mean, low, high = over_seeds(values, unsure(lines, values.mean(), answers))
+        x = scale * lines.samples * (k + 1) / found.shape[1]
+        points.append(CurvePoint(x=x, y=mean, low=low, high=high))
     return Curve(name=lines.name, points=tuple(points))

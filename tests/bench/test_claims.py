@@ -1,6 +1,7 @@
 """Pre-registered claims: verdicts on numbers that are known, and a driver that resumes. No torch, no training."""
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -16,6 +17,7 @@ import pytest
 from bench.claims import document, published, registry, runs
 from bench.claims.driver import Driver
 from bench.claims.runs import FULL, QUICK, Evaluate, Train
+from bench.claims.steps import OTHERS
 from bench.claims.verdicts import (
     Lines,
     accuracy_kept,
@@ -111,7 +113,34 @@ def test_without_headroom_nothing_is_testable_and_the_reason_is_given():
     found = advantage(worse, better, a | b | close)
     assert found.verdict == "not testable here"
     assert "no headroom" in found.note
+    assert found.labels[1] == "ln(1 + FD)"  # a figure without the gap, which is no measure here
+    assert [curve.points[0].y for curve in found.curves] == pytest.approx([math.log(4), math.log(2)])
     assert gap_closed("few", "many", "few", close).verdict == "not testable here"
+
+
+@pytest.mark.parametrize("gap", [(9.0, 1.0), (3.0, 1.0)])
+def test_points_of_a_figure_are_known_no_better_than_the_gap_either(gap):
+    """Seeds agree to the last digit: what is left of an interval is what the anchors bring."""
+    few, many = gap
+    worse, a = lines("worse", [[few, many], [few, many]])
+    better, b = lines("better", [[few, many], [few, many]])
+    found = advantage(worse, better, a | b | {"few": trial(few, half=0.5), "many": trial(many, half=0.5)})
+    for curve in found.curves:
+        for point in curve.points:
+            assert (point.high - point.low) / 2 == pytest.approx(0.5 / (few - many))
+
+
+def test_curves_lie_over_flops_where_those_are_what_is_equal():
+    worse, a = lines("worse", [[9.0, 5.0], [9.0, 5.0]])
+    better, b = lines("better", [[5.0, 1.0], [5.0, 1.0]])
+    worse = dataclasses.replace(worse, gflop=10.0)
+    equal = advantage(worse, dataclasses.replace(better, gflop=20.0), a | b | ANCHORS)
+    assert equal.labels[0] == "training samples (of so many GFLOP: worse 10, better 20)"
+    assert [point.x for point in equal.curves[1].points] == [50, 100]
+    half = dataclasses.replace(better, gflop=20.0, samples=50)
+    found = advantage(worse, half, a | b | ANCHORS)
+    assert found.labels[0] == "training TFLOP"
+    assert [[point.x for point in curve.points] for curve in found.curves] == [[0.5, 1.0], [0.5, 1.0]]
 
 
 def test_convergence_needs_no_anchors():
@@ -168,6 +197,8 @@ def test_the_dial_compares_nothing_stated_with_everything():
     assert found.value == pytest.approx(0.3)
     assert found.verdict == "reproduced"
     assert [len(curve.points) for curve in found.curves] == [3, 1]
+    for point in (point for curve in found.curves for point in curve.points):
+        assert point.high - point.low > 0.02  # seeds differ by a 400th, both anchors by 0.1 either side
     flat, answers = dial_pairs([0.2, 0.3, 0.5, 0.9])
     assert effect_of_the_dial(flat, runs.DIALS, answers).verdict == "not reproduced"
 
@@ -175,7 +206,10 @@ def test_the_dial_compares_nothing_stated_with_everything():
 def test_a_setting_that_decides_nothing_needs_no_headroom():
     none = (trial(1.2, half=1.0), trial(1.0, half=1.0))
     pairs, answers = dial_pairs([0.5, 0.3, 0.2, 0.9], events_anchors=none)
-    assert effect_of_the_dial(pairs, runs.DIALS, answers).verdict == "reproduced"
+    found = effect_of_the_dial(pairs, runs.DIALS, answers)
+    assert found.verdict == "reproduced"
+    assert found.note.startswith("at 0% stated and without events, which decides nothing, worse")
+    assert "no headroom" in found.note
     first = pairs[0][0].anchors
     starved = answers | dict(zip(first, none, strict=True))
     assert effect_of_the_dial(pairs, runs.DIALS, starved).verdict == "not testable here"
@@ -520,10 +554,11 @@ def test_a_settled_verdict_stands_until_what_it_rests_on_changes(tmp_path, known
     assert changed.table().rows[0].verdict == "not run yet"
 
 
-def test_controls_decide_nothing(tmp_path, monkeypatch):
+def test_controls_and_students_that_no_claim_is_about_decide_nothing(tmp_path, monkeypatch):
     (d1,) = registry.chosen(QUICK, ["d1"])
     before = driver(Lab(tmp_path), [d1]).basis(d1)
     monkeypatch.setattr("bench.claims.steps.METHODS", ("dmd2",))
+    monkeypatch.setattr("bench.claims.steps.OTHERS", {})
     assert driver(Lab(tmp_path), [d1]).basis(d1) == before
     monkeypatch.setattr("bench.claims.driver._fingerprint", lambda preset: "missing")
     assert driver(Lab(tmp_path), [d1]).basis(d1) != before
@@ -543,6 +578,7 @@ def test_the_step_table_has_what_is_answered_and_every_method_by_the_recipe_of_a
     assert done.run() == 0
     steps = done.table().steps
     assert [(row.model, row.steps, row.passes) for row in steps[:2]] == [("lab", 1, 2), ("lab", 2, 4)]
+    assert {row.model: row.steps for row in steps[7:-5]} == dict.fromkeys(("lab-student", *OTHERS), 8)
     assert [row.model for row in steps[-5:]] == [f"{method}, 480 samples" for method in runs.METHODS]
     assert {row.passes for row in steps[-5:]} == {4}
     assert {words[1] for words in lab.trained} == set(runs.METHODS)
@@ -635,6 +671,53 @@ def test_a_student_that_is_not_there_yet_leaves_its_claims_open(tmp_path):
     assert driver(lab, experiments).run() > 0
     table = ClaimsTable.model_validate_json((tmp_path / CLAIMS).read_text())
     assert table.rows[0].verdict == "not run yet"
+
+
+def test_what_was_found_before_and_what_was_done_otherwise_is_said(tmp_path, known):
+    (d4,) = registry.chosen(QUICK, ["d4"])
+    asked = driver(Lab(tmp_path), [d4])
+    text = document.markdown([d4], QUICK, asked.table(), asked.items)
+    assert "0.846 [0.783, 0.919], not reproduced)" in text
+    assert "- *Departure*: after the first asking" in text
+    # Of a row that was committed before it had them, too.
+    plain = asked.table().rows[0].model_copy(update={"earlier": "", "value": 1.0, "verdict": "reproduced"})
+    settled = published.Settled(basis=asked.basis(d4), row=plain).model_dump_json()
+    (known / published.VERDICTS).write_text(settled + "\n")
+    (row,) = driver(Lab(tmp_path), [d4], known=known).table().rows
+    assert (row.value, row.earlier, row.departure) == (1.0, d4.earlier, d4.departure)
+
+
+def test_training_costs_what_is_counted():
+    """`TRAINING_GFLOP` by PyTorch's counter, on a device that computes nothing."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from magic141.presets import LAB
+    from magic141.train.distill import METHODS, Plan
+    from magic141.train.flow import Batch
+    from magic141.transformer import Magic141Transformer3DModel
+
+    def zeros(*shape, **how):
+        return torch.zeros(*shape, device="meta", **how)
+
+    with torch.device("meta"):
+        models = [Magic141Transformer3DModel(**dataclasses.asdict(LAB.transformer)) for _ in range(2)]
+    step = METHODS["dmd2"](tuple(models), (zeros(1, 40, 128), zeros(1, 128)), Plan(method="dmd2")).to("meta")
+    seeds = (0, 5)  # they exit at the first step and at the last, and the mean of both is that of all
+    exits = [int(torch.randint(4, (), generator=torch.Generator().manual_seed(seed))) for seed in seeds]
+    assert exits == [0, 3]
+    shapes = {"image-to-video": (9, 1), "text-to-video": (9, 0), "text-to-image": (1, 0)}
+    for task, (frames, known) in shapes.items():
+        batch = Batch(
+            latents=zeros(1, 16, frames, 8, 8), known=known, continuation=zeros(1, dtype=torch.bool),
+            text_tokens=zeros(1, 24, 128), pooled=zeros(1, 128),
+            image_tokens=zeros(1, 16, 128) if known else None, cover=zeros(1, frames, 16, 16),
+        )  # fmt: skip
+        with FlopCounterMode(display=False) as counter:
+            for seed, turn in itertools.product(seeds, range(step.turns)):
+                step(turn, batch, torch.Generator().manual_seed(seed))["loss"].backward()
+        counted = counter.get_total_flops() / (step.turns * len(seeds)) / 1e9
+        assert counted == pytest.approx(runs.TRAINING_GFLOP[task], rel=0.02), task
 
 
 def test_the_document_shows_numbers_and_verdicts(tmp_path):

@@ -66,6 +66,47 @@ def test_published_claims_are_shown_with_the_teacher_that_they_are_of(
     assert ("came with the repository" in html) == shown
 
 
+@pytest.mark.parametrize(
+    ("scale", "teacher", "shown"),
+    [("quick", "0123abcd", "full"), ("full", "0123abcd", "beside"), ("full", "ffffffff", "full")],
+)
+def test_what_lies_beside_a_run_gives_way_where_it_says_less_or_is_of_other_weights(
+    make, tmp_path, monkeypatch, scale, teacher, shown
+):
+    published = tmp_path / "published" / CLAIMS
+    published.parent.mkdir()
+    table = ClaimsTable(scale="full", teacher="0123abcd", rows=(row("full", "not run yet"),))
+    published.write_text(table.model_dump_json())
+    monkeypatch.setattr("reports.claims.PUBLISHED_CLAIMS", published)
+    beside = ClaimsTable(scale=scale, teacher=teacher, rows=(row("beside", "not run yet"),))
+    records = [make.record("teacher", 4, weights_sha256="0123abcd" + 56 * "0")]
+    runs = load([make.run(tmp_path / "runs" / "run", records)])
+    (tmp_path / "runs" / CLAIMS).write_text(beside.model_dump_json())
+    found, problems = claims(runs)
+    assert [line.row.id for line in found.lines] == [shown]
+    assert found.published == (shown == "full")
+    assert not problems
+
+
+def test_steps_have_the_latency_of_the_same_model_at_as_many_steps_and_passes(make, tmp_path):
+    shared = {"model": "lab", "task": "text to video", "batch_size": 1, "sparsity": "none"}
+    records = [
+        make.record(
+            "teacher", steps, knobs=shared | {"num_inference_steps": steps, "guidance_scale": guidance}
+        )
+        for steps, guidance in ((4, 1.0), (8, 2.0))
+    ]
+    long = records[1].knobs | {"num_inference_steps": 16, "seconds": 60}
+    records.append(make.record("long", 16, knobs=long))
+    folder = make.run(tmp_path / "run", records)
+    steps = tuple(StepRow(model="lab", steps=n, passes=2 * n, scores={}) for n in (4, 8, 16))
+    table = ClaimsTable(scale="full", rows=(row("d1", "not run yet"),), steps=steps)
+    (tmp_path / CLAIMS).write_text(table.model_dump_json())
+    found, _ = claims(load([folder]))
+    assert [step.latency for step in found.steps] == [None, records[1].stages["end to end"], None]
+    assert '<th scope="col">latency</th>' in build([folder], tmp_path / "report.html").read_text("utf-8")
+
+
 def test_a_damaged_table_is_a_caveat(claimed, tmp_path):
     (tmp_path / CLAIMS).write_text("{}")
     found, problems = claims(load([claimed]))

@@ -4,11 +4,13 @@ import dataclasses
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from magic141.scheduler import interpolate
 from magic141.train import cfg_distill, consistency, trajectory
 from magic141.train.dmd2 import Critic, Dmd2, Recipe, flow_loss, matching_loss, score_times
-from magic141.train.fields import data, step_times
-from magic141.train.flow import Batch
+from magic141.train.fields import data, field, guided, simulate, step_times
+from magic141.train.flow import Batch, normal
 from magic141.transformer import Magic141Transformer3DModel
 
 SHAPE = (4, 2, 3, 2, 2)
@@ -155,14 +157,15 @@ def test_the_consistency_loss_is_smallest_for_the_exact_jump():
 # The whole step, on a small transformer.
 
 
-def small():
-    torch.manual_seed(0)
+def small(seed=0):
+    torch.manual_seed(seed)
     model = Magic141Transformer3DModel(
         in_channels=33, num_attention_heads=2, attention_head_dim=16, num_layers=1, num_single_layers=3,
         num_refiner_layers=1, text_embed_dim=8, pooled_projection_dim=8, rope_axes_dim=(4, 6, 6),
         image_condition_type="latent_concat", continuation_embed=True,
     )  # fmt: skip
-    torch.nn.init.normal_(model.proj_out.weight, std=0.05)
+    for parameter in model.parameters():  # gates that are closed at first would hide what the text says
+        torch.nn.init.normal_(parameter, std=0.1)
     return model
 
 
@@ -180,11 +183,12 @@ def batch():
     )
 
 
+EMPTY = (torch.zeros(1, 5, 8), torch.zeros(1, 8))
+
+
 @pytest.fixture
 def trio():
-    return Dmd2(
-        small(), Critic(small()), small(), (torch.zeros(1, 5, 8), torch.zeros(1, 8)), Recipe(adversarial=0.1)
-    )
+    return Dmd2(small(), Critic(small(1)), small(2), EMPTY, Recipe(adversarial=0.1, guidance_scale=3.0))
 
 
 def test_student_and_critic_take_turns_and_only_one_learns(trio, batch):
@@ -202,6 +206,60 @@ def test_student_and_critic_take_turns_and_only_one_learns(trio, batch):
         trio.zero_grad()
 
 
+@pytest.mark.parametrize(("seed", "exit_step"), [(0, 0), (1, 1), (3, 2), (5, 3)])
+def test_the_students_gradient_is_that_of_its_parts(batch, seed, exit_step):
+    """DMD, equation 7, put together once more: from a clip that the student makes in `exit_step` steps of its own, away
+    from what the critic says and towards the guided teacher."""
+    student, critic, teacher = small(), Critic(small(1)), small(2)
+    trio = Dmd2(student, critic, teacher, EMPTY, Recipe(guidance_scale=3.0))
+    trio(2, batch, gen(seed))["loss"].backward()
+    found = {name: p.grad.clone() for name, p in student.named_parameters() if p.grad is not None}
+    student.zero_grad()
+
+    g = gen(seed)
+    assert int(torch.randint(4, (), generator=g)) == exit_step
+    own = field(student, batch)
+    x0 = data(own, *simulate(own, normal(batch.latents, g), step_times(4, 3.0), exit_step, g))
+    t = score_times(4, 3.0, g)
+    x_t = interpolate(x0.detach(), normal(x0, g), t)
+    with torch.no_grad():
+        real = data(guided(teacher, batch, EMPTY, 3.0), x_t, t)[:, :, 1:]
+        fake = data(field(critic.transformer, batch), x_t, t)[:, :, 1:]
+    made = x0[:, :, 1:]
+    scale = (made.detach() - real).abs().mean((1, 2, 3, 4), keepdim=True)
+    made.backward((fake - real) / scale / made.numel())
+    for name, parameter in student.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_the_adversary_calls_true_what_is_true_and_the_student_wants_to_be_called_so(trio, batch):
+    trio.realness = lambda noisy, t, batch: torch.full((4,), 2.0)
+    assert trio(2, batch, gen())["adversarial"].item() == pytest.approx(F.softplus(torch.tensor(-2.0)).item())
+    # True clips are bright, and brightness is what the head sees: it is right about them, and of no opinion else.
+    bright = dataclasses.replace(batch, latents=batch.latents.clone())
+    bright.latents[:, :, 1:] = 1000.0
+    trio.realness = lambda noisy, t, batch: (noisy[:, :, 1:].mean((1, 2, 3, 4)) > 10).float() * 9
+    no_opinion, right = (F.softplus(torch.tensor(logit)).item() for logit in (0.0, -9.0))
+    assert trio(0, bright, gen())["telling"].item() == pytest.approx(no_opinion + right)
+
+
+def test_the_critic_learns_the_students_clips_and_its_head_sees_true_ones(trio, batch):
+    other = dataclasses.replace(batch, latents=batch.latents.clone())
+    other.latents[:, :, 1:] += 1
+    one, two = (trio(0, each, gen(3)) for each in (batch, other))
+    torch.testing.assert_close(one["critic"], two["critic"])
+    assert one["telling"] != two["telling"]
+
+
+def test_the_critic_is_the_faster_of_two_without_momentum(trio):
+    student, critic = trio.optimizers(1e-4)
+    assert [solver.param_groups[0]["lr"] for solver in (student, critic)] == pytest.approx([1e-4, 2e-4])
+    assert student.param_groups[0]["betas"][0] == critic.param_groups[0]["betas"][0] == 0
+    members = {id(p) for p in critic.param_groups[0]["params"]}
+    assert members == {id(p) for p in trio.critic.parameters()}
+
+
 def test_the_teacher_is_neither_trained_nor_saved(trio, batch):
     names = {name.partition(".")[0] for name, _ in trio.named_parameters()}
     assert names == {"student", "critic"}
@@ -209,16 +267,15 @@ def test_the_teacher_is_neither_trained_nor_saved(trio, batch):
 
 
 def test_plain_dmd_has_no_adversarial_term(batch):
-    plain = Dmd2(small(), Critic(small()), small(), (torch.zeros(1, 5, 8), torch.zeros(1, 8)), Recipe())
+    plain = Dmd2(small(), Critic(small()), small(), EMPTY, Recipe())
     assert set(plain(0, batch, gen())) == {"loss", "critic"}
     assert set(plain(2, batch, gen())) == {"loss", "matching"}
 
 
 def test_the_adversarial_term_reaches_the_student_through_the_critic(batch):
-    empty = (torch.zeros(1, 5, 8), torch.zeros(1, 8))
     weights = []
     for adversarial in (1e-6, 5.0):
-        trio = Dmd2(small(), Critic(small()), small(), empty, Recipe(adversarial=adversarial))
+        trio = Dmd2(small(), Critic(small()), small(), EMPTY, Recipe(adversarial=adversarial))
         trio(2, batch, gen())["loss"].backward()
         weights.append(trio.student.proj_out.weight.grad)
     assert not torch.allclose(*weights)
