@@ -28,7 +28,7 @@ ADAPTER = "bench.baselines.lab:Lab"
 BATCH = 32
 QUALITY = ("fvd-world", "accuracy-mean", "motion-ratio")
 PROTOCOL = 1
-"""Raised where the code changes what the same question answers."""
+"""Raised where the code changes what the same question answers, or what the same training command of a claim makes."""
 
 
 class Sample(Frozen):

@@ -7,7 +7,8 @@ learned as the student changes. Two losses for the student,
     matching      x moves along  s_real(x_t) - s_fake(x_t)            (DMD, arXiv 2311.18828, equation 7)
     adversarial   softplus(-D(x_t))                                   (DMD2, equation 4)
 
-and two for the critic: flow matching on the student's clips, and telling them from real ones, both noised.
+and two for the critic: flow matching on the student's clips (DMD, equation 6, of velocities), and telling them from
+real ones, both noised (the other half of DMD2's equation 4).
 """
 
 from __future__ import annotations
@@ -70,9 +71,8 @@ class Dmd2(nn.Module):
         self.recipe, self.empty = recipe, empty
         self.turns = recipe.critic_updates + 1
         self.times = step_times(recipe.num_inference_steps, recipe.shift)
-        self._teacher = (
-            teacher.requires_grad_(False).eval(),
-        )  # in a tuple: no part of what is trained or saved
+        # In a tuple: no part of what is trained or saved.
+        self._teacher = (teacher.requires_grad_(False).eval(),)
 
     def forward(self, step: int, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Loss terms of update `step`: of the critic, or every so often of the student."""
@@ -114,9 +114,8 @@ class Dmd2(nn.Module):
 
     def realness(self, noisy: Tensor, t: Tensor, batch: Batch) -> Tensor:
         """Logits (B,), the mean of what the head says about each unknown token of the critic's features."""
-        return self.critic.head(features(self.critic.transformer, batch, noisy, t, ADVERSARY_BLOCK)).mean(
-            (1, 2)
-        )
+        seen = features(self.critic.transformer, batch, noisy, t, ADVERSARY_BLOCK)
+        return self.critic.head(seen).mean((1, 2))
 
 
 def matching_loss(x0: Tensor, real: Tensor, fake: Tensor, known: int) -> Tensor:
@@ -132,7 +131,7 @@ def matching_loss(x0: Tensor, real: Tensor, fake: Tensor, known: int) -> Tensor:
 
 
 def flow_loss(of: Field, x0: Tensor, noise: Tensor, t: Tensor, known: int) -> Tensor:
-    """Flow matching on unknown frames: the velocity is `eps - x0`."""
+    """Flow matching on unknown frames (arXiv 2210.02747): the velocity is `eps - x0`."""
     error = of(interpolate(x0, noise, t), t) - (noise - x0)
     return error[:, :, known:].square().mean()
 
