@@ -2,9 +2,9 @@
 
 `answers.jsonl` grows by `python -m bench claims --publish`, so that a run of hours can be shared among machines and
 days. `verdicts.jsonl` holds rows alone, from before answers were kept. Both are bound to the weights, the training
-commands and the scoring that they rest on: of others they say nothing. What stands in code and not in a command, such as
-a learning rate, binds them through `bench.trials.PROTOCOL`, which whoever changes it raises. `claims.json` is the table
-that they make, for reports.
+commands and the scoring that they rest on: of others they say nothing. What stands in code and not in a command, as a
+learning rate does, binds them through `bench.trials.PROTOCOL`, which whoever changes it raises. `claims.json` is the
+table that they make, for reports.
 """
 
 from __future__ import annotations
