@@ -37,8 +37,9 @@ nox.options.default_venv_backend = "none"
 @nox.session
 def bench(session: nox.Session) -> None:
     """Run a suite (bench/suites/lab.yaml, or the one named after `--`), score it, write the report."""
-    suite_named = any(word.endswith((".yaml", ".yml")) for word in session.posargs)
-    suite = [] if suite_named else ["bench/suites/lab.yaml"]
+    # A run that is resumed has a suite of its own.
+    has_one = any(word.endswith((".yaml", ".yml")) or word.startswith("--resume") for word in session.posargs)
+    suite = [] if has_one else ["bench/suites/lab.yaml"]
     run_python(session, "-m", "bench", "run", *suite, *session.posargs)
 
 

@@ -58,6 +58,11 @@ class Command:
             old, out = Manifest.read(folder), folder.parent
         if path is not None:
             suite, suite_path = suites.read(path), path.as_posix()
+            if old is not None and suite.name != old.suite:
+                raise SuiteError(
+                    f"{folder} is a run of suite {old.suite!r}, and {path} is {suite.name!r}: "
+                    "resume it without a suite, or run this one without --resume"
+                )
         elif old is not None:
             suite, suite_path = suites.parse(old.question, f"{folder}/run.json"), old.suite_path
         else:
@@ -137,12 +142,12 @@ class Command:
                 driver = runner.Driver(run, self.suite, self.manifest(run, command), options, display)
                 records = driver.drive(self.cells)
         except KeyboardInterrupt:
-            display.note(f"interrupted: python -m bench run --resume {run} runs what is left")
+            display.note(f"interrupted: {_resumption(run)} runs what is left")
             return INTERRUPTED
         except OSError as error:
             raise RunError(
                 f"the run stopped: {error}. What is recorded is whole: when the cause is mended (a full disk, say), "
-                f"python -m bench run --resume {run} runs what is left"
+                f"{_resumption(run)} runs what is left"
             ) from error
         console.print(tables.rows(records))
         self._sum_up(console, run, Manifest.read(run))
@@ -186,6 +191,11 @@ class Command:
         report = run / runner.REPORT
         lines.append(f"report: {report}" if report.exists() else f"records: {run}")
         console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _resumption(run: Path) -> str:
+    """A command that needs no environment but its own."""
+    return f"python -m nox -s bench -- --resume {run}"
 
 
 def planned(cells: Sequence[Cell], budgets: Sequence[Budget]) -> tuple[PlannedCell, ...]:

@@ -77,8 +77,8 @@ def create(out: Path, name: str) -> Path:
 
 def check_writable(out: Path) -> None:
     """Raises RunError where `create` would fail; leaves nothing behind."""
-    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     try:
+        nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
@@ -90,13 +90,18 @@ def check_writable(out: Path) -> None:
 def locate(name: str, out: Path) -> Path:
     """The run folder that a user means: a path, a name under `out`, or `latest`. Raises RunError."""
     pointer = out / LATEST
-    if name in (LATEST, str(pointer)):
-        if not pointer.is_file():
-            raise RunError(f"{pointer} does not exist: there is no latest run in {out}")
-        name = pointer.read_text(encoding="utf-8").strip()
-    for folder in (Path(name), out / name):
-        if (folder / "run.json").is_file():
-            return folder
+    try:
+        if name in (LATEST, str(pointer)):
+            if not pointer.is_file():
+                raise RunError(f"{pointer} does not exist: there is no latest run in {out}")
+            name = pointer.read_text(encoding="utf-8").strip()
+        for folder in (Path(name), out / name):
+            if (folder / "run.json").is_file():
+                return folder
+    except OSError as error:
+        raise RunError(
+            f"run {name!r} cannot be looked for ({error.strerror}): name another folder with --out"
+        ) from error
     raise RunError(f"no run {name!r}: neither {name}/run.json nor {out / name}/run.json exists; see `ls`")
 
 
@@ -121,10 +126,12 @@ def exclusive(run: Path) -> Iterator[None]:
 
 def history(out: Path) -> dict[str, float]:
     """Seconds that each cell took when it last ended well, over all readable runs in `out`."""
-    seconds = {}
-    for store in sorted(out.glob("*/records.jsonl")) if out.is_dir() else ():
-        with contextlib.suppress(RecordError, OSError):
-            seconds.update({r.cell: r.seconds for r in Store(store.parent).records() if r.outcome == "ok"})
+    seconds: dict[str, float] = {}
+    with contextlib.suppress(OSError):
+        for store in sorted(out.glob("*/records.jsonl")):
+            with contextlib.suppress(RecordError, OSError):
+                records = Store(store.parent).records()
+                seconds.update({r.cell: r.seconds for r in records if r.outcome == "ok"})
     return seconds
 
 

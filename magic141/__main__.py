@@ -23,6 +23,7 @@ from magic141.command import (
     progress,
     run,
     show,
+    warn,
     what_to_make,
     write_long,
 )
@@ -154,6 +155,11 @@ def generate(
     folder = weights_folder.resolve(model)
     for _, text in schedule:
         arguments.check_prompt(weights_folder.tokenizer(folder), text)
+        if folder.parent == weights_folder.SHIPPED and (words := arguments.untaught(text)):
+            warn(
+                f"{model} was never taught {', '.join(map(repr, words))}, and makes noise of such prompts: "
+                "leave them out"
+            )
 
     clock = stages.StageClock()
     with notices.status("loading"), clock("load"):

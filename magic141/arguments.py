@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
+from magic141.data.world import STATING
 from magic141.errors import InputError
 
 Schedule = Sequence[tuple[float, str]]
@@ -33,15 +34,21 @@ def check_prompt(tokenizer: Tokenizer, prompt: str, allow_empty: bool = False) -
     if len(words) > MAX_WORDS:
         raise InputError(f"prompt has {len(words)} words, the limit is {MAX_WORDS}: shorten it: {prompt!r}")
     known = sorted(word for word in tokenizer.get_vocab() if not word.startswith("<"))
+    taught = [word for word in known if word not in STATING]
     if unknown := [word for word in dict.fromkeys(words) if word not in known]:
         hints = []
         for word in unknown:
-            near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+            near = difflib.get_close_matches(word, taught, n=3, cutoff=0.5)
             hints.append(f"{word!r} (nearest known: {', '.join(near) if near else 'none'})")
         raise InputError(
             f"prompt has words outside the {len(known)} of the lab vocabulary: {'; '.join(hints)}. "
             "All known words are in magic141.data.world.VOCABULARY"
         )
+
+
+def untaught(prompt: str) -> list[str]:
+    """Words of `prompt` that the shipped weights know of and make noise of: no caption of their training had them."""
+    return [word for word in dict.fromkeys(prompt.lower().split()) if word in STATING]
 
 
 def check_num_frames(num_frames: int) -> None:

@@ -172,6 +172,10 @@ def facts(clock: stages.StageClock, video_seconds: float) -> dict[str, Any]:
     }
 
 
+def warn(text: str) -> None:
+    notices.print(f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
 def show(report: dict[str, Any]) -> None:
     table = Table("stage", "entries", "seconds", box=None, header_style="bold")
     for column in table.columns[1:]:

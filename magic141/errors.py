@@ -17,5 +17,9 @@ class WeightsCorrupt(Magic141Error):
     """A weights file exists, but its sha256 is not the recorded one, or it does not fit the config beside it."""
 
 
+class TrainingDiverged(Magic141Error):
+    """Losses or gradients are no numbers any more; the last checkpoint is from before."""
+
+
 class UnsupportedError(Magic141Error):
     """This machine, what is installed on it, or a system cannot do what was asked: the bench's `unsupported`."""

@@ -5,6 +5,7 @@ Imports no torch.
 
 import os
 import tempfile
+import zlib
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -39,7 +40,7 @@ def write_video(path: str | os.PathLike[str], frames: Frames, fps: float) -> Non
     The file appears whole or not at all, and the same frames give the same bytes. Chroma has half the
     resolution: measure arrays, not decoded files.
 
-    Raises InputError: frames of another shape or type, odd sizes, or a path that cannot be written.
+    Raises InputError: frames of another shape or type, odd sizes, a path that cannot be written, a full disk.
     """
     check_fps(fps)
     target = check_writable(path)
@@ -52,6 +53,10 @@ def write_video(path: str | os.PathLike[str], frames: Frames, fps: float) -> Non
                 _encode(container, stream, frame)
             container.mux(stream.encode(None))
         partial.replace(target)
+    except (av.error.FFmpegError, OSError) as error:
+        raise InputError(
+            f"cannot write {str(target)!r} ({_reason(error)}): make room, or choose another name or folder"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -131,7 +136,8 @@ def _check_frames(frames: Frames) -> None:
 
 
 def _partial(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{os.getpid()}.partial")
+    """Beside `target`, with a name that is not too long where the target's is not."""
+    return target.with_name(f".{zlib.crc32(target.name.encode()):08x}.{os.getpid()}.partial")
 
 
 def _add_stream(container: OutputContainer, frames: Frames, fps: float, x264: str) -> VideoStream:
@@ -197,11 +203,11 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
 def check_writable(path: str | os.PathLike[str]) -> Path:
     """`path`, once it is known that a file can be written there; leaves nothing behind. Raises InputError."""
     target = Path(path).expanduser()
-    if target.is_dir():
-        raise InputError(f"output {str(target)!r} is a folder: name a file in it, such as clip.mp4")
-    if not target.parent.is_dir():
-        raise InputError(f"output folder {str(target.parent)!r} does not exist: create it first")
     try:
+        if target.is_dir():
+            raise InputError(f"output {str(target)!r} is a folder: name a file in it, such as clip.mp4")
+        if not target.parent.is_dir():
+            raise InputError(f"output folder {str(target.parent)!r} does not exist: create it first")
         with tempfile.TemporaryFile(dir=target.parent):
             pass
     except OSError as error:

@@ -150,6 +150,7 @@ def _figures(cells: Sequence[Row], found: Sequence[Metric], main: Metric | None)
         large.append(plots.against_steps(main, "main-steps", colours, large=True) or "")
     return {
         "series": colours,
+        "legend": _legend(colours, plotted),
         "large": [Markup(figure) for figure in large if figure],
         "small": [
             (metric, Markup(plots.against_latency(metric, f"small-{index}", colours, large=False)))
@@ -158,6 +159,13 @@ def _figures(cells: Sequence[Row], found: Sequence[Metric], main: Metric | None)
         ],
         "stages": Markup(plots.stages(cells, "stages") or ""),
     }
+
+
+def _legend(colours: dict[str, int], plotted: Sequence[Metric]) -> list[tuple[str, int, str]]:
+    """(series, colour, sign) of all that a figure has a point of."""
+    shown = {point.row.series for metric in plotted for point in metric.systems}
+    signs = {name: plots.SIGNS[plots.marker_of(index)] for name, index in colours.items() if name in shown}
+    return [(name, colours[name], sign) for name, sign in signs.items()]
 
 
 def _unique(values: Iterable[Any]) -> list[Any]:

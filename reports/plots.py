@@ -20,6 +20,8 @@ LARGE, SMALL = (4.8, 3.5), (3.6, 2.7)
 LARGE_BOX, SMALL_BOX = (0.11, 0.14, 0.71, 0.77), (0.12, 0.17, 0.67, 0.73)
 """Left, bottom, width, height of the axes; references are named on the right."""
 MARKERS = "osD^vPX*"
+SIGNS = dict(zip(MARKERS, "●■◆▲▼✚✖★", strict=True))
+"""The markers as text, for legends."""
 LOG_RATIO = 10.0
 """An axis is logarithmic where its largest value is more than this many times its smallest."""
 
@@ -158,7 +160,7 @@ def _curve(axes: Axes, line: Sequence[tuple[Point, float]], index: int, annotate
     for point, x in line:
         _interval_bars(axes, point, x, colour, horizontal=annotate)
         (marker,) = axes.plot(
-            [x], [point.value], color=colour, marker=MARKERS[index % len(MARKERS)], markersize=6,
+            [x], [point.value], color=colour, marker=marker_of(index), markersize=6,
             markeredgecolor=svg.SURFACE, markeredgewidth=0.8, linestyle="none", zorder=4,
         )  # fmt: skip
         marker.set_gid(f"point-{point.row.key}")
@@ -168,6 +170,11 @@ def _curve(axes: Axes, line: Sequence[tuple[Point, float]], index: int, annotate
                 str(point.row.steps), (x, point.value), xytext=(5, -10 if below else 4),
                 textcoords="offset points", fontsize=8, color=colour, zorder=5,
             )  # fmt: skip
+
+
+def marker_of(index: int) -> str:
+    """Of a series: the ninth has the first one's colour, and so another shape."""
+    return MARKERS[(index + index // len(svg.SERIES)) % len(MARKERS)]
 
 
 def _interval_bars(axes: Axes, point: Point, x: float, colour: str, horizontal: bool) -> None:

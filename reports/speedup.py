@@ -79,10 +79,12 @@ def _gain(gain: SpeedUp, name: Markup) -> Markup:
     if ratio < 1:
         ratio, word = 1 / ratio, "slower"
         low, high = (1 / bound if bound else None for bound in (high, low))
-    bounds = text.interval(ratio, low, high)
-    return Markup("{} is <strong>{} {}</strong>{}").format(
-        name, text.times(ratio), word, Markup(" <small>[{}]</small>").format(bounds) if bounds else ""
-    )
+    counts = " and ".join(str(row.latency.n) for row in (gain.fast, gain.slow) if row.latency)
+    hover = f"n = {counts}; from the ends of both 95 % intervals, and so wider than one of 95 %"
+    bounds, shown = text.interval(ratio, low, high), Markup("")
+    if bounds:
+        shown = Markup(' <small title="{}">[{}]</small>').format(hover, bounds)
+    return Markup("{} is <strong>{} {}</strong>{}").format(name, text.times(ratio), word, shown)
 
 
 def _is(row: Row, steps: int, *, guided: bool) -> bool:

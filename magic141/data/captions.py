@@ -37,7 +37,8 @@ _TEXTURE = {
 _PAN = ("while the camera pans", "with a panning camera")
 _PACE = ("slowly", "steadily", "quickly")
 _ANGLE = ("vertical", "tilted", "horizontal", "tilted")
-_EXTRA = "a from the top middle bottom left right across down then turning clockwise anticlockwise later joined by over"
+_EXTRA = ("a", "the", "over", "left", "right", "down")
+_STATING = "from top middle bottom across then turning clockwise anticlockwise later joined by"
 
 
 def _words() -> tuple[str, ...]:
@@ -52,7 +53,8 @@ def _words() -> tuple[str, ...]:
         *factors.TONES,
         *factors.HUES,
         *factors.DIRECTIONS,
-        _EXTRA,
+        *_EXTRA,
+        _STATING,
     ]
     for table in (_LAW, _GROUND, _TEXTURE):
         phrases += [phrase.replace("{}", "") for options in table.values() for phrase in options]
@@ -61,6 +63,8 @@ def _words() -> tuple[str, ...]:
 
 VOCABULARY = _words()
 """Every word that a caption can use."""
+STATING = frozenset((*_STATING.split(), *_PACE, *_ANGLE))
+"""Words that no caption has unless it states hidden factors. The shipped weights were never taught them."""
 
 
 def describe(scene: Scene, start: int) -> str:

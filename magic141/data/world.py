@@ -32,7 +32,7 @@ from magic141.data.factors import (
 from magic141.data.motion import Body, Motion, Truth, follow, heading
 from magic141.errors import InputError
 
-VOCABULARY = captions.VOCABULARY
+VOCABULARY, STATING = captions.VOCABULARY, captions.STATING
 
 __all__ = [
     "BACKGROUNDS",
@@ -47,6 +47,7 @@ __all__ = [
     "RADII",
     "SHAPES",
     "SIZES",
+    "STATING",
     "TEXTURES",
     "TONES",
     "VOCABULARY",

@@ -20,6 +20,7 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from magic141.errors import TrainingDiverged
 from magic141.precision import native_bfloat16
 from magic141.train.muon import Muon
 
@@ -28,6 +29,7 @@ Loss = Callable[[int, torch.Generator], dict[str, Tensor]]
 """(step, generator of this step) -> named loss terms; "loss" is minimised, the others are logged."""
 
 DECAY = 0.3
+PATIENCE = 10
 """Share of the run in which the learning rate falls to zero."""
 
 
@@ -114,6 +116,8 @@ def fit(
 
     solvers: where parts of the model learn in turns or at rates of their own; one without gradient stays as it is.
     keep: is given the average at each of `settings.snapshots` points, the last of them at the end.
+
+    Raises TrainingDiverged after `PATIENCE` updates running that were left out because their gradient was not finite.
     """
     settings.out.mkdir(parents=True, exist_ok=True)
     path = settings.out / "checkpoint.pt"
@@ -145,6 +149,7 @@ def fit(
 
     started, last_save = time.monotonic() - seen.seconds, time.monotonic()
     kept, last_terms = int(min(done(), 1.0) * settings.snapshots), dict[str, Tensor]()
+    lost = 0
     model.train()
     with _bar(settings.out.name) as show, (settings.out / "loss.jsonl").open("a") as log:
         while True:
@@ -162,15 +167,24 @@ def fit(
             generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + seen.step)
             terms = loss(seen.step, generator)
             terms["loss"].backward()
-            nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+            norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+            if norm.isfinite():
+                for solver in solvers:
+                    solver.step()
+                average.update_parameters(model)
+                last_terms |= terms
+                lost = 0
+            elif (lost := lost + 1) == PATIENCE:
+                raise TrainingDiverged(
+                    f"{settings.out.name}: gradients were not finite {PATIENCE} times running, the last time at step "
+                    f"{seen.step:,} with a loss of {terms['loss'].item():g}: try lower learning rates; "
+                    f"{path} is from before"
+                )
             for solver in solvers:
-                solver.step()
                 solver.zero_grad()
-            average.update_parameters(model)
             seen.step += 1
             seen.samples += settings.batch_size
-            last_terms |= terms
-            if seen.step % 10 == 0:
+            if seen.step % 10 == 0 and last_terms:
                 values = {name: round(value.item(), 5) for name, value in last_terms.items()}
                 log.write(json.dumps(vars(seen) | values) + "\n")
                 log.flush()

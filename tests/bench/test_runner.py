@@ -15,7 +15,7 @@ from rich.console import Console
 
 from bench import runner
 from bench.command import Command
-from bench.errors import RunError
+from bench.errors import RunError, SuiteError
 from bench.records import Manifest, Record, Store, latest, read_samples
 
 ROOT = Path(__file__).parents[2]
@@ -234,6 +234,30 @@ def test_a_torn_record_runs_again(tmp_path: Path, suite_file: SuiteFile) -> None
     drive(None, tmp_path / "out", resume="latest")
     assert answers(run) == whole
     assert store.read_bytes().startswith(first)
+
+
+def test_a_run_is_not_resumed_with_another_suite(tmp_path: Path, suite_file: SuiteFile) -> None:
+    path = suite_file(STEADY)
+    run = drive(path, tmp_path / "out", only=("num_inference_steps=1",))
+    before = (run / "run.json").read_bytes()
+    other = tmp_path / "other.yaml"
+    other.write_text(path.read_text().replace("name: ", "name: not-", 1))
+    with pytest.raises(SuiteError, match="is 'not-.*': resume it without a suite"):
+        Command.make(other, str(run), tmp_path / "out", (), report=False)
+    assert (run / "run.json").read_bytes() == before
+
+
+def test_folders_that_cannot_be_looked_into_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    for look in (runner.check_writable, lambda out: runner.locate("latest", out)):
+        with pytest.raises(RunError, match="Permission denied.*another folder with --out"):
+            look(tmp_path / "out")
+    assert runner.history(tmp_path) == {}
 
 
 def test_a_knob_that_a_system_learned_since_loses_no_cell(tmp_path: Path, suite_file: SuiteFile) -> None:

@@ -269,6 +269,7 @@ def test_bad_arguments_that_only_the_pipeline_knows(
         ("", "has no words"),
         ("a zebra", "'zebra'"),
         ("a smoll red ring", "nearest known: small"),
+        ("a small red ring drifting slow", "nearest known: snow, yellow, down)"),
         (" ".join(["red"] * 39), "39 words, the limit is 38"),
     ],
 )
@@ -280,6 +281,15 @@ def test_bad_prompts_are_refused_before_loading(
     assert result.exit_code == 2
     assert message in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("prompt", "warned"), [(f"{PROMPT} quickly", True), (PROMPT, False)])
+def test_words_that_the_shipped_weights_make_noise_of_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prompt: str, warned: bool
+) -> None:
+    monkeypatch.setattr("magic141.__main__.load", refuse_to_load)
+    result = invoke("generate", prompt, "-o", tmp_path / "clip.mp4", "--model", "lab")
+    assert ("warning: lab was never taught 'quickly'" in result.stderr) == warned
 
 
 def test_something_must_be_shown(saved_pipeline: Path, tmp_path: Path) -> None:

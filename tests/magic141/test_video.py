@@ -242,6 +242,33 @@ def test_unwritable_folder_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         check_writable(tmp_path / "clip.mp4")
 
 
+def test_a_folder_that_cannot_be_looked_into_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(InputError, match=r"cannot be written \(Permission denied\)"):
+        check_writable(tmp_path / "clip.mp4")
+
+
+def test_a_disk_that_fills_up_under_a_clip_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> bool:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("magic141.video._encode", full)
+    with pytest.raises(InputError, match=r"cannot write .*clip.mp4' \(No space left on device\): make room"):
+        write_video(tmp_path / "clip.mp4", gradient(5), 16)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_longest_name_that_a_folder_takes_is_written(tmp_path: Path) -> None:
+    target = tmp_path / f"{'x' * 251}.mp4"
+    write_video(target, gradient(5), 16)
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
+
+
 def test_unreadable_videos_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read a video"):
         read_video(tmp_path / "missing.mp4")

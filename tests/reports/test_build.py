@@ -142,6 +142,16 @@ def test_references_are_named_in_every_plot(full):
         assert all(name in plot["aria-label"] for name in ("truth", "static", "noise"))
 
 
+def test_many_series_differ_in_colour_or_shape_and_the_legend_shows_both(make, tmp_path):
+    cells = [make.record(f"system {number}", steps) for number in range(20) for steps in (4, 8)]
+    unscored = make.record("unscored", 4, scores={})
+    html = build([make.run(tmp_path / "run", [*cells, unscored])], tmp_path / "r.html").read_text("utf-8")
+    legend = html[html.index('<ul class="legend">') :].partition("</ul>")[0]
+    entries = re.findall(r"--series-(\d)\)\" aria-hidden=\"true\">(.)</b> ([^<]+)</li>", legend)
+    assert len({(colour, sign) for colour, sign, _ in entries}) == len(entries) == 20
+    assert "unscored" not in {name for *_, name in entries}
+
+
 def test_a_partial_run_says_so_and_shows_every_cell(make, tmp_path):
     cells = make.sweep()
     found = page([make.run(tmp_path / "run", cells[:3], missing=cells[3:])], tmp_path / "r.html")

@@ -13,6 +13,7 @@ from magic141.data.world import (
     HELD_OUT,
     MOTIONS,
     SHAPES,
+    STATING,
     VOCABULARY,
     World,
     heading,
@@ -52,6 +53,15 @@ def test_captions_use_the_vocabulary_and_fit_38_words(index, stated, start):
     words = World(stated=stated).scene("test", index).caption(start).split()
     assert set(words) <= set(VOCABULARY)
     assert len(words) <= 38
+
+
+def test_words_that_state_are_in_no_caption_that_states_nothing_and_all_are_in_some_that_does():
+    said = [
+        {word for scene in World(stated=stated).scenes("train", 0, 3000) for word in scene.caption().split()}
+        for stated in (0.0, 1.0)
+    ]
+    assert not said[0] & STATING
+    assert said[1] >= STATING
 
 
 def test_captions_say_more_as_the_dial_rises():

@@ -1,6 +1,8 @@
+import pytest
 import torch
 from torch import nn
 
+from magic141.errors import TrainingDiverged
 from magic141.train.loop import Settings, averaged, fit
 
 
@@ -55,6 +57,36 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     assert seen.step == 40
     for a, b in zip(found.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_an_update_that_is_no_number_is_left_out(tmp_path):
+    model, loss = problem()
+
+    def now_and_then(step, generator):
+        terms = loss(step, generator)
+        return {"loss": terms["loss"] * (float("nan") if step % 7 == 3 else 1)}
+
+    average, seen = fit(model, now_and_then, options(tmp_path, 32 * 40))
+    assert seen.step == 40
+    assert all(parameter.isfinite().all() for part in (model, average) for parameter in part.parameters())
+    assert "NaN" not in (tmp_path / "loss.jsonl").read_text()
+
+
+def test_a_run_that_diverges_stops_and_leaves_the_checkpoint_from_before(tmp_path):
+    model, loss = problem()
+    always = Settings(**{**vars(options(tmp_path, 32 * 40)), "checkpoint_minutes": 0.0})
+
+    def from_twenty_on(step, generator):
+        return {"loss": loss(step, generator)["loss"] * (float("inf") if step >= 20 else 1)}
+
+    with pytest.raises(
+        TrainingDiverged, match="10 times running, the last time at step 29 .* lower learning rates"
+    ):
+        fit(model, from_twenty_on, always)
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert all(value.isfinite().all() for value in saved["model"].values())
+    _, seen = fit(model, loss, always)  # and can be gone on with
+    assert seen.step == 40
 
 
 def test_a_budget_in_minutes_ends_a_run(tmp_path):
