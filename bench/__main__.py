@@ -230,6 +230,19 @@ def check(
 
 
 @app.command()
+def reconstruct(
+    model: Annotated[str, typer.Option(help="A preset, a folder, or a hub repository.")] = "lab",
+    clips: Annotated[int, typer.Option(min=46, help="Of the test split.")] = 2048,
+) -> None:
+    """Score an autoencoder alone: unseen clips of the lab world, encoded and decoded."""
+    with typed_errors():
+        from bench import reconstruction
+
+        for line in reconstruction.lines(reconstruction.examine(model, clips)):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
 def select(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN_OR_FOLDER...", help="Training runs, pipeline folders.")

@@ -70,7 +70,7 @@ class Lab:
         arguments.check_num_frames(self.num_frames)
 
     def weights(self) -> str | None:
-        return _fingerprint(self.model, os.environ.get(weights.DIRECTORY_VARIABLE))
+        return fingerprint(self.model, os.environ.get(weights.DIRECTORY_VARIABLE))
 
     def seconds_per_clip(self) -> float:
         passes = self.num_inference_steps * (2 if self.guidance_scale != 1 else 1)
@@ -145,6 +145,6 @@ class Lab:
 
 
 @cache
-def _fingerprint(model: str, own_directory: str | None) -> str:
+def fingerprint(model: str, own_directory: str | None) -> str:
     """Once a plan, and not once a cell: a grid has hundreds. `own_directory` is where `resolve` may look."""
     return weights.fingerprint(weights.resolve(model))

@@ -42,13 +42,13 @@ class Truth:
         from magic141.data.render import render
 
         with stages(RENDER):
-            first_frames = render(_scenes(requests), 1)[:, 0].numpy()
+            first_frames = render(scenes_of(requests), 1)[:, 0].numpy()
             return Output(self._frames(requests), first_frames)
 
     def _frames(self, requests: Sequence[Request]) -> np.ndarray:
         from magic141.data.render import render
 
-        return render(_scenes(requests), self.num_frames).numpy()
+        return render(scenes_of(requests), self.num_frames).numpy()
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Static(Truth):
     def _frames(self, requests: Sequence[Request]) -> np.ndarray:
         from magic141.data.render import render
 
-        return render(_scenes(requests), 1).expand(-1, self.num_frames, -1, -1, -1).numpy()
+        return render(scenes_of(requests), 1).expand(-1, self.num_frames, -1, -1, -1).numpy()
 
 
 @dataclass
@@ -74,7 +74,7 @@ class LastFrame(Truth):
     def _frames(self, requests: Sequence[Request]) -> np.ndarray:
         from magic141.data.render import render
 
-        known = render(_scenes(requests), self.known_frames)
+        known = render(scenes_of(requests), self.known_frames)
         still = known[:, -1:].expand(-1, self.num_frames - self.known_frames, -1, -1, -1)
         return np.concatenate([known.numpy(), still.numpy()], axis=1)
 
@@ -94,7 +94,7 @@ class Noise(Truth):
         return torch.stack(clips).numpy()
 
 
-def _scenes(requests: Sequence[Request]) -> list[Scene]:
+def scenes_of(requests: Sequence[Request]) -> list[Scene]:
     scenes = [request.scene for request in requests if request.scene is not None]
     if len(scenes) < len(requests):
         raise UnsupportedError(
