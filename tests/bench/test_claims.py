@@ -687,6 +687,18 @@ def test_what_was_found_before_and_what_was_done_otherwise_is_said(tmp_path, kno
     assert (row.value, row.earlier, row.departure) == (1.0, d4.earlier, d4.departure)
 
 
+def test_the_committed_table_and_document_are_what_the_committed_answers_say(tmp_path):
+    """Mended by `python -m bench claims --dry-run --publish --doc docs/claims.md`."""
+    every = registry.chosen(FULL)
+    asked = Driver(every, FULL, tmp_path, Lab(tmp_path).ask, print)
+    table = asked.whole()
+    assert published.PUBLISHED_CLAIMS.read_text("utf-8") == (
+        table.model_dump_json(indent=1, exclude_defaults=True) + "\n"
+    )
+    text = document.markdown(every, FULL, table, asked.items)
+    assert (ROOT / "docs" / "claims.md").read_text("utf-8") == text
+
+
 def test_training_costs_what_is_counted():
     """`TRAINING_GFLOP` by PyTorch's counter, on a device that computes nothing."""
     import torch
