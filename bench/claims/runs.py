@@ -18,10 +18,10 @@ STUDENT = "lab-student"
 GUIDANCE, SHIFT = 2.0, 3.0
 """Of distillation: the guidance of the teacher, and the shift of the student's times."""
 EULER = dict.fromkeys((1, 2, 4), (3.0, 1.0)) | dict.fromkeys((8, 16, 28, 56), (2.0, 1.0))
-"""Guidance and shift of the teacher at so many Euler steps in claims a, c and d4, chosen with older weights by fvd-world
-on 128 validation prompts, text to image to video: guidance 3 at 2 and 4 steps, 2 at 8 and 16; at 56 guidance 2 had 3.56
-and 3 had 3.51. Only at 2 steps do they differ by more than their intervals (0.7 either side). Shifts 1 and 3 were compared
-at 4 steps; 1 and 28 steps have their neighbours' setting. `steps.TUNED` is what suits the present weights."""
+"""Guidance and shift of the teacher at so many Euler steps in claims a, c and d4, chosen with older weights by
+fvd-world on 128 validation prompts, text to image to video: guidance 3 at 2 and 4 steps, 2 at 8 and 16; at 56 they had
+3.51 and 3.56. Only at 2 steps do they differ by more than their intervals (0.7 either side). Shifts 1 and 3 were
+compared at 4 steps; 1 and 28 have their neighbours' setting. `steps.TUNED` is what suits the present weights."""
 STEPS = 4
 METHODS = ("dmd2", "dmd", "trajectory", "consistency", "cfg")
 TABLE_METRICS = (
