@@ -106,21 +106,23 @@ def ask(question: Question) -> Trial:
         for seed in range(question.sample.seeds)
         for index, scene in enumerate(scenes)
     ]
-    frames, ends = [], np.full((len(requests), 2), np.nan)
+    frames, firsts, ends = [], [], np.full((len(requests), 2), np.nan)
     for start in range(0, len(requests), BATCH):
         batch = requests[start : start + BATCH]
-        clips = system.generate(batch, lambda _stage: nullcontext()).frames
-        systems.check_output(Output(clips), len(batch))
+        made = system.generate(batch, lambda _stage: nullcontext())
+        systems.check_output(made, len(batch))
         if question.metrics:
-            frames.append(clips)
+            frames.append(made.frames)
+            firsts += [] if made.first_frames is None else [made.first_frames]
         if question.ends:
-            for place, (request, clip) in enumerate(zip(batch, clips, strict=True)):
+            for place, (request, clip) in enumerate(zip(batch, made.frames, strict=True)):
                 assert request.scene is not None
                 ends[start + place] = final_position(clip, request.scene)
     scores: dict[str, Score] = {}
     accuracy: list[float] = []
     if question.metrics:
-        found: Scores = LAB.score(Output(np.concatenate(frames)), requests, question.metrics)
+        whole = Output(np.concatenate(frames), np.concatenate(firsts) if firsts else None)
+        found: Scores = LAB.score(whole, requests, question.metrics)
         scores = found.aggregate
         accuracy = [float(row["accuracy-mean"]) for row in found.per_sample]
     places = ends.reshape(question.sample.seeds, len(scenes), 2).swapaxes(0, 1)
