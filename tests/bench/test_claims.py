@@ -588,6 +588,14 @@ def test_the_step_table_has_what_is_answered_and_every_method_by_the_recipe_of_a
     assert "| lab | 56 | 112 | 3 [2.9, 3.1] |" in text
 
 
+def test_no_trial_of_the_step_table_asks_what_its_task_cannot_answer():
+    """A first frame is given from true frames alone; what lacks a score is no answer."""
+    trials = [item for item in registry.EXPERIMENTS["d1"].items(FULL) if isinstance(item, Evaluate)]
+    assert {item.knobs["task"] for item in trials} == {"image to video", "text to video at once"}
+    for item in trials:
+        assert ("first-frame-psnr" in item.metrics) == (item.knobs["task"] == "image to video")
+
+
 def test_the_command_publishes_and_asks_afresh(tmp_path, known, monkeypatch):
     from typer.testing import CliRunner
 

@@ -16,7 +16,7 @@ PROMPTS, SEEDS = 40, 3
 class Scripted:
     """A clip whose first pixel holds the prompt's index, and whose second the seed's."""
 
-    flat = False
+    flat, pictured = False, True
 
     def load(self):
         pass
@@ -31,17 +31,18 @@ class Scripted:
             frames[:, :, 3, 3] = 255
             for frame, request in zip(frames, requests, strict=True):
                 frame[:, 0, 0], frame[:, 0, 1] = request.index, request.seed // SEED_STRIDE
-        return Output(frames)
+        return Output(frames, frames[:, 0] if self.pictured else None)
 
 
 class Told:
     """Scores that say which clips they were given."""
 
     def __init__(self):
-        self.given = []
+        self.given, self.firsts = [], None
 
     def score(self, output, requests, metrics):
         self.given = [(int(clip[0, 0, 0, 0]), int(clip[0, 0, 1, 0])) for clip in output.frames]
+        self.firsts = output.first_frames
         return Scores({}, [{"accuracy-mean": float(request.index)} for request in requests])
 
 
@@ -73,6 +74,16 @@ def test_scores_are_of_all_clips_in_the_order_of_their_requests(told):
     assert told.given == [(index, 0) for index in range(PROMPTS)]
     assert trial.accuracy == tuple(map(float, range(PROMPTS)))
     assert trial.ends == ()
+
+
+@pytest.mark.parametrize("pictured", [True, False])
+def test_scores_are_given_the_first_frames_that_a_system_has(told, monkeypatch, pictured):
+    monkeypatch.setattr(Scripted, "pictured", pictured)
+    trials.ask(Question({}, Sample(split="validation", prompts=PROMPTS)))
+    if pictured:
+        np.testing.assert_array_equal(told.firsts[:, 0, 0, 0], np.arange(PROMPTS))
+    else:
+        assert told.firsts is None
 
 
 def test_a_clip_of_one_colour_is_no_answer(told, monkeypatch):
