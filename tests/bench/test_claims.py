@@ -685,7 +685,7 @@ def test_what_was_found_before_and_what_was_done_otherwise_is_said(tmp_path, kno
     (d4,) = registry.chosen(QUICK, ["d4"])
     asked = driver(Lab(tmp_path), [d4])
     text = document.markdown([d4], QUICK, asked.table(), asked.items)
-    assert "0.846 [0.783, 0.919], not reproduced)" in text
+    assert "asked before: 0.846 [0.783, 0.919] of the student as it was trained, not reproduced)" in text
     assert "- *Departure*: after the first asking" in text
     # Of a row that was committed before it had them, too.
     plain = asked.table().rows[0].model_copy(update={"earlier": "", "value": 1.0, "verdict": "reproduced"})

@@ -54,6 +54,7 @@ def test_the_command_line_is_frozen() -> None:
         "gate-power": ["--gates", "--seed", "--methods", "--json"],
         "analytic": ["--json", "--markdown"],
         "check": ["adapter", "--knob"],
+        "reconstruct": ["--model", "--clips"],
         "select": [
             "runs",
             "--out",
