@@ -239,7 +239,7 @@ def test_a_driver_whose_disk_is_full_stops_and_can_be_resumed(
 
     with monkeypatch.context() as patch:
         if where == "append":
-            patch.setattr("bench.records.os.fsync", full(os.fsync))
+            patch.setattr("bench.records.store.os.fsync", full(os.fsync))
         else:
             patch.setattr(runner.Driver, "_keep", full(runner.Driver._keep))
         with pytest.raises((RunError, RecordError), match="No space left on device"):

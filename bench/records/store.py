@@ -1,0 +1,114 @@
+"""records.jsonl, the append-only store of a run, and the samples beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from bench.records.base import SCHEMA_VERSION, RecordError, write_atomically
+from bench.records.record import Record, Sidecar
+
+
+class Store:
+    """The append-only records.jsonl of a run. Readers use `records`; only the driver calls `append`."""
+
+    def __init__(self, run: Path) -> None:
+        self.path = run / "records.jsonl"
+
+    @classmethod
+    def at(cls, path: Path) -> Self:
+        """A store in a file of any name, outside a run: baselines of gates."""
+        store = cls(path.parent)
+        store.path = path
+        return store
+
+    def records(self) -> list[Record]:
+        """All complete lines. A torn last line (no newline: the writer was killed) is not there yet.
+
+        Raises `RecordError` for a complete line that is no record.
+        """
+        if not self.path.exists():
+            return []
+        lines = self.path.read_bytes().split(b"\n")[:-1]
+        return [self._parse(number, line) for number, line in enumerate(lines, 1)]
+
+    def repair(self) -> bool:
+        """Cuts a torn last line, so that the next append starts a line of its own. True if there was one."""
+        if not self.path.exists():
+            return False
+        content = self.path.read_bytes()
+        end = content.rfind(b"\n") + 1
+        if end == len(content):
+            return False
+        with self.path.open("r+b") as file:
+            file.truncate(end)
+            os.fsync(file.fileno())
+        return True
+
+    def append(self, record: Record) -> None:
+        """One write, then fsync: after a return the record survives a kill of this process or the machine.
+
+        Raises `RecordError` where the disk refuses (it is full); the store is then as it was.
+        """
+        line = record.model_dump_json().encode() + b"\n"
+        with self.path.open("ab", buffering=0) as file:  # a buffer would be written once more when it closes
+            end = file.tell()
+            try:
+                while line:
+                    line = line[file.write(line) :]
+                os.fsync(file.fileno())
+            except OSError as error:
+                os.truncate(self.path, end)
+                raise RecordError(
+                    f"{self.path} takes no more ({error.strerror}): its records are whole; free some space, then "
+                    f"--resume {self.path.parent} runs what is left"
+                ) from error
+
+    def _parse(self, number: int, line: bytes) -> Record:
+        try:
+            version = json.loads(line).get("schema_version")
+            if version != SCHEMA_VERSION:
+                raise RecordError(
+                    f"{self.path}:{number} has schema version {version}; this bench reads {SCHEMA_VERSION}"
+                )
+            return Record.model_validate_json(line)
+        except (ValueError, AttributeError) as error:
+            raise RecordError(
+                f"{self.path}:{number} is no record: {error}. Only the last line can be torn by a kill, so "
+                "the file was edited or its disk is damaged: restore it, or delete the line and use --resume"
+            ) from error
+
+
+def latest(records: Iterable[Record]) -> dict[str, Record]:
+    """The last record of every cell, in order of first appearance: a cell that ran again replaces itself."""
+    return {record.cell: record for record in records}
+
+
+def write_samples(run: Path, cell: str, rows: Sequence[Mapping[str, Any]]) -> Sidecar:
+    """Writes samples/CELL.jsonl. Rows of a cell have `index`, `prompt`, `seed`; a missing score is null."""
+    text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    path = run / "samples" / f"{cell}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text)
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    return Sidecar(path=path.relative_to(run).as_posix(), sha256=sha256, rows=len(rows))
+
+
+def read_samples(run: Path, record: Record) -> Iterator[dict[str, Any]]:
+    """Rows of a record's sidecar. Raises `RecordError` where the file is gone or is not the recorded one."""
+    if record.samples is None:
+        raise RecordError(f"cell {record.cell} ({record.outcome}) has no samples")
+    path = run / record.samples.path
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RecordError(f"samples of cell {record.cell} cannot be read: {error}") from error
+    if hashlib.sha256(content).hexdigest() != record.samples.sha256:
+        raise RecordError(
+            f"{path} is not what its record names (sha256 differs): run the cell again with --resume"
+        )
+    yield from map(json.loads, content.splitlines())
