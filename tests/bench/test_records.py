@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bench.records import (
+    ClaimRow,
     Manifest,
     Memory,
     Record,
@@ -170,3 +171,8 @@ def test_records_need_no_torch() -> None:
 
     code = "import bench.records, bench.suite, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_verdict_needs_a_number():
+    with pytest.raises(ValueError, match="needs a value"):
+        ClaimRow(id="x", claim="c", paper="p", protocol="p", sample="s", threshold="t", verdict="reproduced")

@@ -1,0 +1,8 @@
+import pytest
+
+
+@pytest.fixture
+def known(tmp_path):
+    folder = tmp_path / "published"
+    folder.mkdir()
+    return folder

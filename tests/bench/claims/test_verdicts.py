@@ -1,0 +1,184 @@
+"""Verdicts on numbers that are known."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from bench.claims import runs
+from bench.claims.verdicts import (
+    accuracy_kept,
+    advantage,
+    diversity_kept,
+    effect_of_the_dial,
+    gap_closed,
+    motion_kept,
+    steps_beaten,
+)
+from bench.trials import Sample
+from tests.bench.claims.answers import ANCHORS, lines, trial
+
+
+def test_progress_is_one_at_the_start_and_none_at_the_teacher():
+    worse, a = lines("worse", [[9.0, 5.0], [9.0, 5.0], [9.0, 5.0]])
+    better, b = lines("better", [[5.0, 1.0], [5.0, 1.0], [5.0, 1.2]])
+    found = advantage(worse, better, a | b | ANCHORS)
+    assert next([point.y for point in curve.points] for curve in found.curves) == [1.0, 0.5]
+    assert found.value == pytest.approx(0.5, abs=0.01)
+    assert found.verdict == "reproduced"
+    assert found.low < found.value < found.high
+    assert advantage(better, worse, a | b | ANCHORS).verdict == "not reproduced"
+
+
+def test_an_advantage_is_known_no_better_than_the_gap_that_it_is_measured_in():
+    worse, a = lines("worse", [[9.0, 5.0], [9.0, 5.0], [9.0, 5.1]])
+    better, b = lines("better", [[5.0, 1.0], [5.0, 1.0], [5.0, 1.2]])
+    vague = {"few": trial(9.0, half=1.6), "many": trial(1.0, half=1.6)}
+    known, unknown = (advantage(worse, better, a | b | anchors) for anchors in (ANCHORS, vague))
+    assert known.value == unknown.value
+    # By drawing both anchors: heights are .76 and .26, whose errors are of the few-step anchor and of the other.
+    rng = np.random.default_rng(0)
+    few, many = rng.normal(9.0, 1.6 / 1.96, 100_000), rng.normal(1.0, 1.6 / 1.96, 100_000)
+    drawn = [(mean - many) / (few - many) for mean in (7.0167, 3.0333)]
+    error = math.hypot(*(np.subtract(*np.quantile(one, [0.84, 0.16])) / 2 for one in drawn))
+    assert (unknown.high - unknown.low) / 2 == pytest.approx(1.96 * error, rel=0.1)
+
+
+def test_seeds_that_disagree_reproduce_nothing():
+    worse, a = lines("worse", [[9.0], [2.0], [9.0]])
+    better, b = lines("better", [[2.0], [9.0], [2.0]])
+    found = advantage(worse, better, a | b | ANCHORS)
+    assert found.value > 0
+    assert found.verdict == "not reproduced"
+
+
+def test_one_seed_has_no_interval_and_so_reproduces_nothing():
+    worse, a = lines("worse", [[9.0]])
+    better, b = lines("better", [[1.0]])
+    found = advantage(worse, better, a | b | ANCHORS)
+    assert (found.value, found.low, found.verdict) == (1.0, None, "not reproduced")
+
+
+def test_without_headroom_nothing_is_testable_and_the_reason_is_given():
+    worse, a = lines("worse", [[3.0]])
+    better, b = lines("better", [[1.0]])
+    close = {"few": trial(1.2, half=1.0), "many": trial(1.0, half=1.0)}
+    found = advantage(worse, better, a | b | close)
+    assert found.verdict == "not testable here"
+    assert "no headroom" in found.note
+    assert found.labels[1] == "ln(1 + FD)"  # a figure without the gap, which is no measure here
+    assert [curve.points[0].y for curve in found.curves] == pytest.approx([math.log(4), math.log(2)])
+    assert gap_closed("few", "many", "few", close).verdict == "not testable here"
+
+
+@pytest.mark.parametrize("gap", [(9.0, 1.0), (3.0, 1.0)])
+def test_points_of_a_figure_are_known_no_better_than_the_gap_either(gap):
+    """Seeds agree to the last digit: what is left of an interval is what the anchors bring."""
+    few, many = gap
+    worse, a = lines("worse", [[few, many], [few, many]])
+    better, b = lines("better", [[few, many], [few, many]])
+    found = advantage(worse, better, a | b | {"few": trial(few, half=0.5), "many": trial(many, half=0.5)})
+    for curve in found.curves:
+        for point in curve.points:
+            assert (point.high - point.low) / 2 == pytest.approx(0.5 / (few - many))
+
+
+def test_curves_lie_over_flops_where_those_are_what_is_equal():
+    worse, a = lines("worse", [[9.0, 5.0], [9.0, 5.0]])
+    better, b = lines("better", [[5.0, 1.0], [5.0, 1.0]])
+    worse = dataclasses.replace(worse, gflop=10.0)
+    equal = advantage(worse, dataclasses.replace(better, gflop=20.0), a | b | ANCHORS)
+    assert equal.labels[0] == "training samples (of so many GFLOP: worse 10, better 20)"
+    assert [point.x for point in equal.curves[1].points] == [50, 100]
+    half = dataclasses.replace(better, gflop=20.0, samples=50)
+    found = advantage(worse, half, a | b | ANCHORS)
+    assert found.labels[0] == "training TFLOP"
+    assert [[point.x for point in curve.points] for curve in found.curves] == [[0.5, 1.0], [0.5, 1.0]]
+
+
+def test_convergence_needs_no_anchors():
+    worse, a = lines("worse", [[math.e**2 - 1], [math.e**2 - 1]], None)
+    better, b = lines("better", [[math.e - 1], [math.e - 1.0001]], None)
+    assert advantage(worse, better, a | b).value == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("student", "share", "verdict"),
+    [(1.0, 1.0, "reproduced"), (2.6, 0.8, "reproduced"), (3.0, 0.75, "not reproduced")],
+)
+def test_the_closed_share_of_the_gap(student, share, verdict):
+    found = gap_closed("few", "many", "student", {**ANCHORS, "student": trial(student)})
+    assert found.value == pytest.approx(share)
+    assert found.verdict == verdict
+    assert found.low < found.value < found.high
+
+
+def test_thresholds_of_the_student():
+    answers = {
+        "many": trial(2.0, accuracy=(0.9,) * 50),
+        "same": trial(1.0, accuracy=(0.9,) * 50),
+        "worse": trial(2.0, accuracy=(0.8,) * 50, motion=0.85),
+    }
+    assert accuracy_kept("many", "same", answers).verdict == "reproduced"
+    assert accuracy_kept("many", "worse", answers).verdict == "not reproduced"
+    assert motion_kept("same", answers).verdict == "reproduced"
+    assert motion_kept("worse", answers).verdict == "not reproduced"
+    assert steps_beaten("many", "same", answers).verdict == "reproduced"
+    assert steps_beaten("many", "worse", answers).verdict == "not reproduced"
+
+
+def dial_pairs(gaps, events_anchors=None):
+    """At every setting of the dial, lines whose remaining gaps differ by `gaps` of a whole one."""
+    pairs, answers = [], {}
+    for dial, gap in zip(runs.DIALS, gaps, strict=True):
+        names = tuple(f"{end} {dial}" for end in ("few", "many"))
+        answers |= dict(zip(names, (trial(9.0), trial(1.0)), strict=True))
+        if dial == (0.0, False) and events_anchors:
+            answers |= dict(zip(names, events_anchors, strict=True))
+        pair = []
+        for side, top in (("worse", 1.0 + 8 * gap), ("better", 1.0)):
+            one, found = lines(f"{side} {dial} ", [[top], [top + 0.01], [top - 0.01]], names)
+            pair.append(one)
+            answers |= found
+        pairs.append(tuple(pair))
+    return pairs, answers
+
+
+def test_the_dial_compares_nothing_stated_with_everything():
+    pairs, answers = dial_pairs([0.5, 0.3, 0.2, 0.9])
+    found = effect_of_the_dial(pairs, runs.DIALS, answers)
+    assert found.value == pytest.approx(0.3)
+    assert found.verdict == "reproduced"
+    assert [len(curve.points) for curve in found.curves] == [3, 1]
+    for point in (point for curve in found.curves for point in curve.points):
+        assert point.high - point.low > 0.02  # seeds differ by a 400th, both anchors by 0.1 either side
+    flat, answers = dial_pairs([0.2, 0.3, 0.5, 0.9])
+    assert effect_of_the_dial(flat, runs.DIALS, answers).verdict == "not reproduced"
+
+
+def test_a_setting_that_decides_nothing_needs_no_headroom():
+    none = (trial(1.2, half=1.0), trial(1.0, half=1.0))
+    pairs, answers = dial_pairs([0.5, 0.3, 0.2, 0.9], events_anchors=none)
+    found = effect_of_the_dial(pairs, runs.DIALS, answers)
+    assert found.verdict == "reproduced"
+    assert found.note.startswith("at 0% stated and without events, which decides nothing, worse")
+    assert "no headroom" in found.note
+    first = pairs[0][0].anchors
+    starved = answers | dict(zip(first, none, strict=True))
+    assert effect_of_the_dial(pairs, runs.DIALS, starved).verdict == "not testable here"
+
+
+def spread_trial(spread, prompts=40, seeds=8):
+    rng = np.random.default_rng(0)
+    ends = 32 + spread * rng.standard_normal((prompts, seeds, 2))
+    sample = Sample(split="test", prompts=prompts, seeds=seeds)
+    return trial(1.0, sample=sample, ends=tuple(tuple(map(tuple, row)) for row in ends.tolist()))
+
+
+def test_diversity_is_a_ratio_of_variances():
+    wide, narrow = spread_trial(4.0), spread_trial(2.0)
+    kept = diversity_kept("s", "t", {"s": wide, "t": wide})
+    assert (kept.value, kept.verdict) == (pytest.approx(1.0), "reproduced")
+    lost = diversity_kept("s", "t", {"s": narrow, "t": wide})
+    assert (lost.value, lost.verdict) == (pytest.approx(0.25), "not reproduced")
