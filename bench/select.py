@@ -8,8 +8,9 @@ validation split, never of the test split, and each is given a cost, in nats:
     motion      |ln M|                       M: motion-ratio to truth, 1 is best
     diversity   max(0, -ln D)                D: pooled variance of final positions over the reference's
 
-so that twice the distance, half the motion and half the diversity cost the same. The least sum is chosen. The reference
-is the teacher with many steps. Answers are kept beside the choice: the same command resumes.
+so that half the motion, half the diversity and 7 points of attributes cost the same 0.69, as twice the distance does
+where it is large. The least sum is chosen. The reference is the teacher with many steps. Answers are kept beside the
+choice: the same command resumes.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def candidates(given: Sequence[Path]) -> list[Path]:
         if (path / INDEX).is_file():
             found.append(path)
             continue
-        inside = sorted(index.parent for index in path.glob(f"snapshots/*/{INDEX}"))
+        inside = sorted(index.parent for index in path.glob(f"snapshots/[0-9]*/{INDEX}"))
         inside += [path / "student"] if (path / "student" / INDEX).is_file() else []
         if not inside:
             raise RunError(f"{path} is neither a pipeline folder nor a run with snapshots or a student")

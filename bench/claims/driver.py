@@ -1,8 +1,8 @@
 """Runs the items that a store lacks, one after the other, and says after each what the claims look like.
 
-A store is a folder: `done.jsonl`, a line an item; `train/TEACHER`, the trainings, each resumed from its own checkpoint.
-An interruption loses one item, or of a training its last minutes. What `bench.claims.published` has answers to is not
-run again, and its verdicts stand until their answers are all there.
+A store is a folder: `done.jsonl`, a line an item; `train/TEACHER/NAME-KEY`, the trainings, each resumed from its own
+checkpoint, and begun anew where its key is another. An interruption loses one item, or of a training its last minutes.
+What `bench.claims.published` has answers to is not run again, and its verdicts stand until their answers are all there.
 """
 
 from __future__ import annotations
@@ -155,12 +155,12 @@ class Driver:
         return None
 
     def _train(self, item: Train) -> None:
-        folder = self.out / "train" / self._teacher
-        words = [self._located(word, folder, item.needs) for word in item.words]
+        folder = self._folder(item.name)
+        words = [self._located(word, item.needs) for word in item.words]
         stage = words[0] in ("t2i", "i2v")
-        own = ["--out", str(folder / item.name), "--latents", str(folder / "latents")]
-        self.command([*words, *(own if stage else ["--out", str(folder), "--name", item.name])])
-        ended = folder / item.name / words[0] if stage else folder / item.name
+        own = ["--out", str(folder), "--latents", str(folder.parent / "latents")]
+        self.command([*words, *(own if stage else ["--out", str(folder.parent), "--name", folder.name])])
+        ended = folder / words[0] if stage else folder
         wanted = int(words[words.index("--samples") + 1])
         seen = json.loads((ended / "card.json").read_text("utf-8"))["samples"]
         if seen < wanted:
@@ -169,13 +169,15 @@ class Driver:
                 "slow for a comparison at equal samples at this scale"
             )
         if item.packed:
-            where = folder / item.name
-            self.command(["pack", "--out", str(where), "--target", str(where / PIPELINE)])
+            self.command(["pack", "--out", str(folder), "--target", str(folder / PIPELINE)])
 
-    @staticmethod
-    def _located(word: str, folder: Path, names: Sequence[str]) -> str:
+    def _folder(self, name: str) -> Path:
+        """Of a training. With its key, so that what it rests on is what its answers' keys say."""
+        return self.out / "train" / self._teacher / f"{name}-{self._key(self._by_name[name])[:8]}"
+
+    def _located(self, word: str, names: Sequence[str]) -> str:
         for name in names:
-            word = word.replace("{" + name + "}", str(folder / name))
+            word = word.replace("{" + name + "}", str(self._folder(name)))
         return word
 
     def _evaluate(self, item: Evaluate) -> Trial:
@@ -190,7 +192,7 @@ class Driver:
 
     def _trained(self, name: str, snapshot: int | None) -> Path:
         """What a training left: a pipeline, or one of the snapshots on the way to it."""
-        folder = self.out / "train" / self._teacher / name
+        folder = self._folder(name)
         if snapshot is None:
             return folder / PIPELINE
         kept = sorted((folder / "snapshots").glob("[0-9]*"))

@@ -11,8 +11,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from magic141.scheduler import interpolate, shift_time
-from magic141.train.fields import Field, Text, data, field, guided
+from magic141.scheduler import interpolate
+from magic141.train.fields import Field, Text, field, guided, predict_x0, step_times
 from magic141.train.flow import Batch, normal
 from magic141.transformer import Magic141Transformer3DModel
 
@@ -69,16 +69,17 @@ def loss(
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
     """Pseudo-Huber distance of neighbouring predictions, on a grid of `steps` times, over the unknown frames."""
-    grid = shift_time(torch.linspace(1, 0, steps + 1), shift).to(x0.device)
+    grid = step_times(steps, shift).to(x0.device)
     place = torch.randint(steps, (len(x0),), generator=generator).to(x0.device)
     now, then = grid[place], grid[place + 1]
     x_now = interpolate(x0, normal(x0, generator), now)
     with torch.no_grad():
         x_then = x_now + (then - now).view(-1, 1, 1, 1, 1) * teacher(x_now, now)
-        # The last step ends on data: there is nothing left to predict, and no field at time 0.
+        # The last step ends on data: there is nothing left to predict, and no field at time 0. What the clamped time
+        # makes there instead is not taken.
         ended = (then == 0).view(-1, 1, 1, 1, 1)
-        aim = torch.where(ended, x_then, data(slow, x_then, then.clamp(min=1e-4)))
-    error = (data(student, x_now, now) - aim)[:, :, known:]
+        aim = torch.where(ended, x_then, predict_x0(slow, x_then, then.clamp(min=1e-4)))
+    error = (predict_x0(student, x_now, now) - aim)[:, :, known:]
     width = HUBER * error[0].numel() ** 0.5
     distance = (error.square().sum((1, 2, 3, 4)) + width**2).sqrt() - width
     return {"loss": distance.mean() / width, "error": error.detach().square().mean()}

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -101,18 +101,6 @@ class Plan:
         return kind(shift=self.shift, guidance_scale=1.0)
 
 
-class Method(Protocol):
-    """A module that is trained and saved: the student, and whatever else learns beside it.
-
-    turns: steps of one round, in which each of its parts has learned. Calling it gives the loss terms of a step.
-    """
-
-    turns: int
-    student: Magic141Transformer3DModel
-
-    def __call__(self, step: int, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]: ...
-
-
 Transformers = tuple[Magic141Transformer3DModel, Magic141Transformer3DModel]
 """Student and teacher."""
 
@@ -159,7 +147,11 @@ METHODS: dict[str, Callable[[Transformers, Text, Plan], nn.Module]] = {
     "dmd": _dmd,
     "dmd2": _dmd2,
 }
-"""How each is made of (student, teacher), the text without words, and the plan."""
+"""How each is made of (student, teacher), the text without words, and the plan.
+
+A method is a module that is trained and saved: the student, and whatever else learns beside it. Its `turns` are the
+steps of one round, in which each of its parts has learned; calling it gives the loss terms of a step.
+"""
 
 Draw = Callable[[str, torch.Generator], Batch]
 """(task, generator of this step) -> batch."""
@@ -172,8 +164,13 @@ def run(
 
     `settings.out` then holds `student`, a pipeline folder, and the `snapshots/STEP` on the way to it.
 
-    Raises InputError where that folder holds the run of another plan, which must not be resumed with this one.
+    Raises InputError where that folder holds the run of another plan, which must not be resumed with this one, and for
+    batches too small for all of the student's steps to be learned.
     """
+    if plan.method == "trajectory" and settings.batch_size < plan.steps:
+        raise InputError(
+            f"batch_size={settings.batch_size}: a row learns one of {plan.steps} steps, so give at least as many rows"
+        )
     device, folder = settings.device, settings.out
     models = {"teacher": weights.fingerprint(teacher), "initial": initial and weights.fingerprint(initial)}
     same_plan(folder, {**vars(plan), "tasks": list(plan.tasks), "seed": settings.seed, **models})

@@ -8,7 +8,8 @@ learned as the student changes. Two losses for the student,
     adversarial   softplus(-D(x_t))                                   (DMD2, equation 4)
 
 and two for the critic: flow matching on the student's clips (DMD, equation 6, of velocities), and telling them from
-real ones, both noised (the other half of DMD2's equation 4).
+real ones, both noised (the other half of DMD2's equation 4). The critic learns `critic_updates` times, then the
+student once (DMD2, section 4.2), on clips that it makes as it will be used (backward simulation, section 4.5).
 """
 
 from __future__ import annotations
@@ -20,7 +21,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from magic141.scheduler import interpolate, shift_time
-from magic141.train.fields import Field, Text, data, features, field, guided, simulate, step_times
+from magic141.train.fields import (
+    Field,
+    Text,
+    backward_simulation,
+    features,
+    field,
+    guided,
+    predict_x0,
+    step_times,
+)
 from magic141.train.flow import Batch, normal
 from magic141.transformer import Magic141Transformer3DModel
 
@@ -75,34 +85,40 @@ class Dmd2(nn.Module):
         self._teacher = (teacher.requires_grad_(False).eval(),)
 
     def forward(self, step: int, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Loss terms of update `step`: of the critic, or every so often of the student."""
+        """Loss terms of update `step`: `critic_updates` of the critic, then one of the student, and again."""
         students_turn = step % self.turns == self.turns - 1
         self.critic.requires_grad_(not students_turn)
-
-        # The student generates: some of its steps without gradient, the last with (on its own turn).
-        student = field(self.student, batch)
-        exit_step = int(torch.randint(self.recipe.num_inference_steps, (), generator=generator))
-        x_t, t = simulate(student, normal(batch.latents, generator), self.times, exit_step, generator)
         with torch.set_grad_enabled(students_turn):
-            x0 = data(student, x_t, t)
-
+            x0 = self.generate(batch, generator)
         t = score_times(len(x0), self.recipe.shift, generator).to(x0.device)
         noise = normal(x0, generator)
-        noisy = interpolate(x0, noise, t)
-        if students_turn:
-            with torch.no_grad():
-                real = data(guided(self._teacher[0], batch, self.empty, self.recipe.guidance_scale), noisy, t)
-                fake = data(field(self.critic.transformer, batch), noisy, t)
-            terms = {"matching": matching_loss(x0, real, fake, batch.known)}
-            if self.recipe.adversarial:
-                terms["adversarial"] = F.softplus(-self.realness(noisy, t, batch)).mean()
-                return {"loss": terms["matching"] + self.recipe.adversarial * terms["adversarial"], **terms}
-            return {"loss": terms["matching"], **terms}
+        return (self.student_terms if students_turn else self.critic_terms)(x0, noise, t, batch)
 
+    def generate(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """The student's clips after 1 to all of its steps, of which the last alone keeps a gradient."""
+        student = field(self.student, batch)
+        exit_step = int(torch.randint(self.recipe.num_inference_steps, (), generator=generator))
+        noise = normal(batch.latents, generator)
+        x_t, t = backward_simulation(student, noise, self.times, exit_step, generator)
+        return predict_x0(student, x_t, t)
+
+    def student_terms(self, x0: Tensor, noise: Tensor, t: Tensor, batch: Batch) -> dict[str, Tensor]:
+        x_t = interpolate(x0, noise, t)
+        with torch.no_grad():
+            real = predict_x0(guided(self._teacher[0], batch, self.empty, self.recipe.guidance_scale), x_t, t)
+            fake = predict_x0(field(self.critic.transformer, batch), x_t, t)
+        terms = {"matching": matching_loss(x0, real, fake, batch.known)}
+        if self.recipe.adversarial:
+            terms["adversarial"] = generator_loss(self.realness(x_t, t, batch))
+        return {"loss": terms["matching"] + self.recipe.adversarial * terms.get("adversarial", 0), **terms}
+
+    def critic_terms(self, x0: Tensor, noise: Tensor, t: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The head's term has weight 1, whatever the weight of the student's adversarial term."""
         terms = {"critic": flow_loss(field(self.critic.transformer, batch), x0, noise, t, batch.known)}
         if self.recipe.adversarial:
+            made = self.realness(interpolate(x0, noise, t), t, batch)
             true = self.realness(interpolate(batch.latents, noise, t), t, batch)
-            terms["telling"] = F.softplus(self.realness(noisy, t, batch)).mean() + F.softplus(-true).mean()
+            terms["discriminator"] = discriminator_loss(made, true)
         return {"loss": sum(terms.values(), torch.zeros(())), **terms}
 
     def optimizers(self, lr: float) -> list[torch.optim.Optimizer]:
@@ -119,7 +135,8 @@ class Dmd2(nn.Module):
 
 
 def matching_loss(x0: Tensor, real: Tensor, fake: Tensor, known: int) -> Tensor:
-    """Half the square of `x0 - (x0 - g)` with g held fixed, so that its gradient is g (a mean over elements).
+    """Half the mean square of `x0 - target` with the target `x0 - g` held fixed, so that d/dx0 is g over the number of
+    elements: the loss is made for its gradient, and its value means nothing.
 
     `g = (fake - real) / mean|x0 - real|`, sample by sample over the unknown frames (DMD, equations 7 and 8): the
     difference of the two denoised estimates is that of the scores, times t^2 / (1 - t).
@@ -128,6 +145,16 @@ def matching_loss(x0: Tensor, real: Tensor, fake: Tensor, known: int) -> Tensor:
     scale = (x0.detach() - real).abs().mean((1, 2, 3, 4), keepdim=True).clamp(min=1e-6)
     target = x0.detach() - (fake - real) / scale
     return 0.5 * F.mse_loss(x0, target)
+
+
+def generator_loss(made: Tensor) -> Tensor:
+    """Of the logits (B,) that the head gives to the student's clips: they want to be called true (DMD2, equation 4)."""
+    return F.softplus(-made).mean()
+
+
+def discriminator_loss(made: Tensor, true: Tensor) -> Tensor:
+    """Of the logits (B,) of the student's and of true clips: the other half of DMD2's equation 4."""
+    return F.softplus(made).mean() + F.softplus(-true).mean()
 
 
 def flow_loss(of: Field, x0: Tensor, noise: Tensor, t: Tensor, known: int) -> Tensor:

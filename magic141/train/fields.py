@@ -72,7 +72,7 @@ def guided(transformer: Magic141Transformer3DModel, batch: Batch, empty: Text, s
     return velocity
 
 
-def data(of: Field, x_t: Tensor, t: Tensor) -> Tensor:
+def predict_x0(of: Field, x_t: Tensor, t: Tensor) -> Tensor:
     """The data that a field leads to in one step, `x0 = x_t - t v`."""
     return x_t - t.view(-1, 1, 1, 1, 1) * of(x_t, t)
 
@@ -82,7 +82,7 @@ def step_times(steps: int, shift: float) -> Tensor:
     return shift_time(torch.linspace(1, 0, steps + 1), shift)
 
 
-def simulate(
+def backward_simulation(
     of: Field, noise: Tensor, times: Tensor, exit_step: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """x_t before step `exit_step` of the few-step sampler, and its time (B,), both without gradient.
@@ -93,7 +93,7 @@ def simulate(
     x_t, times = noise, times.to(noise.device)
     with torch.no_grad():
         for now, then in itertools.pairwise(times[: exit_step + 1]):
-            x0 = data(of, x_t, now.expand(len(noise)))
+            x0 = predict_x0(of, x_t, now.expand(len(noise)))
             x_t = interpolate(x0, normal(noise, generator), then.expand(len(noise)))
     return x_t, times[exit_step].expand(len(noise))
 

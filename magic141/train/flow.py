@@ -16,7 +16,7 @@ from transformers import CLIPModel, PreTrainedTokenizerFast
 
 from magic141.conditioning import encode_ids, known_channels, prior, tokenize, unit, visible
 from magic141.presets import LAB
-from magic141.scheduler import interpolate
+from magic141.scheduler import interpolate, shift_time
 from magic141.train.latents import LatentSet
 from magic141.transformer import Magic141Transformer3DModel
 
@@ -134,8 +134,7 @@ def density(told: Tensor, side: int) -> Tensor:
 
 def times(count: int, shift: float, generator: torch.Generator) -> Tensor:
     """Logit-normal times in (0, 1), shifted (Esser et al. 2024, arXiv 2403.03206)."""
-    t = torch.sigmoid(torch.randn(count, generator=generator))
-    return shift * t / (1 + (shift - 1) * t)
+    return shift_time(torch.sigmoid(torch.randn(count, generator=generator)), shift)
 
 
 class Sampler:

@@ -20,7 +20,7 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from magic141.errors import TrainingDiverged
+from magic141.errors import InputError, TrainingDiverged
 from magic141.precision import native_bfloat16
 from magic141.train.muon import Muon
 
@@ -29,8 +29,9 @@ Loss = Callable[[int, torch.Generator], dict[str, Tensor]]
 """(step, generator of this step) -> named loss terms; "loss" is minimised, the others are logged."""
 
 DECAY = 0.3
-PATIENCE = 10
 """Share of the run in which the learning rate falls to zero."""
+PATIENCE = 10
+"""Updates running without a finite gradient, after which a run has diverged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,13 +112,15 @@ def fit(
     """Train `model` in place, on the device of `settings`, and return the exponential moving average of its weights on
     the CPU, and what was seen. Generators are of the CPU, so that every device takes the same rows at the same times.
 
-    Resumes from `settings.out / "checkpoint.pt"` where that exists; interrupting loses at most a few minutes.
+    Resumes from `settings.out / "checkpoint.pt"` where that exists; interrupting loses at most a few minutes. A resumed
+    run may be longer, and on another device.
     The loss curve goes to `loss.jsonl` beside it, one line every ten steps; a term that a step lacks keeps its last.
 
     solvers: where parts of the model learn in turns or at rates of their own; one without gradient stays as it is.
     keep: is given the average at each of `settings.snapshots` points, the last of them at the end.
 
-    Raises TrainingDiverged after `PATIENCE` updates running that were left out because their gradient was not finite.
+    Raises InputError where the checkpoint is of another rate, batch size or seed, and TrainingDiverged after `PATIENCE`
+    updates running that were left out because their gradient was not finite.
     """
     settings.out.mkdir(parents=True, exist_ok=True)
     path = settings.out / "checkpoint.pt"
@@ -125,14 +128,16 @@ def fit(
     average = averaged(model, settings.ema)
     solvers = optimizers(model, settings) if solvers is None else solvers
     rates = [group["lr"] for solver in solvers for group in solver.param_groups]
-    seen = Progressed()
+    seen, kept = Progressed(), 0
+    asked = {name: getattr(settings, name) for name in ("lr", "muon_lr", "batch_size", "seed")}
     if path.exists():
         saved = torch.load(path, weights_only=True, map_location=settings.device)
+        _check_same(saved["asked"], asked, path)
         model.load_state_dict(saved["model"])
         average.load_state_dict(saved["average"])
         for solver, state in zip(solvers, saved["solvers"], strict=True):
             solver.load_state_dict(state)
-        seen = Progressed(**saved["seen"])
+        seen, kept = Progressed(**saved["seen"]), saved["kept"]
 
     def save() -> None:
         state = {
@@ -140,6 +145,8 @@ def fit(
             "average": average.state_dict(),
             "solvers": [solver.state_dict() for solver in solvers],
             "seen": vars(seen),
+            "kept": kept,
+            "asked": asked,
         }
         torch.save(state, path.with_suffix(".tmp"))
         os.replace(path.with_suffix(".tmp"), path)
@@ -148,16 +155,15 @@ def fit(
         return max(seen.samples / settings.samples, seen.seconds / 60 / settings.budget_minutes)
 
     started, last_save = time.monotonic() - seen.seconds, time.monotonic()
-    kept, last_terms = int(min(done(), 1.0) * settings.snapshots), dict[str, Tensor]()
-    lost = 0
+    last_terms, lost = dict[str, Tensor](), 0
     model.train()
     with _bar(settings.out.name) as show, (settings.out / "loss.jsonl").open("a") as log:
         while True:
             seen.seconds = time.monotonic() - started
             share = min(done(), 1.0)
             if keep is not None and int(share * settings.snapshots) > kept:
-                kept = int(share * settings.snapshots)
                 keep(cast(Model, average.module), seen)
+                kept = int(share * settings.snapshots)
             if share == 1:
                 break
             scale = min((seen.step + 1) / settings.warmup_steps, (1 - share) / DECAY, 1.0)
@@ -194,6 +200,15 @@ def fit(
                 last_save = time.monotonic()
     save()
     return cast(Model, average.module.cpu()), seen
+
+
+def _check_same(saved: dict[str, float], asked: dict[str, float], path: Path) -> None:
+    for name, value in asked.items():
+        if saved[name] != value:
+            raise InputError(
+                f"{path} is of a run with {name}={saved[name]:g}, and {value:g} is asked: ask for the same, or train "
+                "in another folder"
+            )
 
 
 @contextlib.contextmanager

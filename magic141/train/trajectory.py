@@ -11,8 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from magic141.scheduler import shift_time
-from magic141.train.fields import Field, Text, data, euler, field, guided, step_times
+from magic141.train.fields import Field, Text, euler, field, guided, predict_x0, step_times
 from magic141.train.flow import Batch, normal
 from magic141.transformer import Magic141Transformer3DModel
 
@@ -51,18 +50,18 @@ class TrajectoryRegression(nn.Module):
 
 def trajectory(teacher: Field, noise: Tensor, steps: int, stride: int, shift: float) -> list[Tensor]:
     """States (each of the shape of `noise`) at every `stride`-th time of `steps * stride` Euler steps, and the end."""
-    fine = shift_time(torch.linspace(1, 0, steps * stride + 1), shift)
+    fine = step_times(steps * stride, shift)
     return euler(teacher, noise, fine)[::stride]
 
 
 def loss(student: Field, states: list[Tensor], times: Tensor, known: int) -> dict[str, Tensor]:
     """Mean square of the predicted end, over the unknown frames, from each state but the last, one a row.
 
-    times: (steps + 1,) of the states. Rows take the states in turn, so that a batch holds all of them.
+    times: (steps + 1,) of the states. Rows take the states in turn, so that a batch of as many rows holds all of them.
     """
     end = states[-1]
     rows = torch.arange(len(end), device=end.device)
-    place = rows % (len(states) - 1)
-    x_t = torch.stack(states[:-1])[place, rows]
-    error = (data(student, x_t, times.to(end.device)[place]) - end)[:, :, known:].square().mean()
+    state_of_row = rows % (len(states) - 1)
+    x_t = torch.stack(states[:-1])[state_of_row, rows]  # of (states, B, 16, t, h, w) one state a row
+    error = (predict_x0(student, x_t, times.to(end.device)[state_of_row]) - end)[:, :, known:].square().mean()
     return {"loss": error}

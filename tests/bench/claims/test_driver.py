@@ -55,6 +55,16 @@ def test_an_interrupted_run_loses_one_item_and_a_resumed_one_finishes(tmp_path):
     assert [curve.name for curve in by_id["b1"].curves] == ["latent", "both"]
 
 
+def test_what_rests_on_other_code_is_trained_anew_in_the_same_store(tmp_path, monkeypatch):
+    lab = Lab(tmp_path)
+    assert driver(lab).run() == 0
+    trained, asked = len(lab.trained), len(lab.asked)
+    monkeypatch.setattr("bench.claims.driver.PROTOCOL", 99)
+    assert driver(lab).run() == 0
+    assert (len(lab.trained), len(lab.asked)) == (2 * trained, 2 * asked)
+    assert len({tuple(words) for words in lab.trained}) == 2 * trained  # each in a folder of its own
+
+
 def test_what_cannot_be_run_is_left_out_with_what_needs_it(tmp_path):
     notes, lab = [], Lab(tmp_path)
 

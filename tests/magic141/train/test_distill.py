@@ -183,6 +183,13 @@ def test_plans_that_make_no_sense_are_refused(wrong, message):
         Plan(**({"method": "dmd2"} | wrong))
 
 
+def test_a_step_that_no_row_would_learn_is_refused(tmp_path):
+    settings = Settings(out=tmp_path, samples=8, batch_size=2, lr=1e-3)
+    with pytest.raises(InputError, match="batch_size=2: a row learns one of 4 steps"):
+        distill.run(Plan(method="trajectory"), settings, tmp_path, tmp_path, None, 8)
+    assert not list(tmp_path.iterdir())
+
+
 def test_every_task_has_its_windows():
     class Sampler:
         def draw(self, source, count, generator, **how):

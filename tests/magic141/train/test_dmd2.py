@@ -1,6 +1,8 @@
 """The mathematics of distillation, where the answer is known."""
 
+import copy
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -9,8 +11,8 @@ import torch.nn.functional as F
 from magic141.scheduler import interpolate
 from magic141.train import cfg_distill, consistency, trajectory
 from magic141.train.dmd2 import Critic, Dmd2, Recipe, flow_loss, matching_loss, score_times
-from magic141.train.fields import data, field, guided, simulate, step_times
-from magic141.train.flow import Batch, normal
+from magic141.train.fields import backward_simulation, field, guided, predict_x0, step_times
+from magic141.train.flow import Batch, normal, times
 from magic141.transformer import Magic141Transformer3DModel
 
 SHAPE = (4, 2, 3, 2, 2)
@@ -51,7 +53,7 @@ def test_the_matching_gradient_is_the_difference_of_scores_for_gaussians():
     t = torch.tensor([0.1, 0.4, 0.7, 0.95], dtype=torch.float64)
     x0 = randn(seed=1).requires_grad_()
     x_t = torch.lerp(x0.detach(), randn(seed=2), view(t))
-    real, fake = (data(gaussian(m, s), x_t, t) for m, s in ((0.5, 1.3), (-0.2, 0.6)))
+    real, fake = (predict_x0(gaussian(m, s), x_t, t) for m, s in ((0.5, 1.3), (-0.2, 0.6)))
     matching_loss(x0, real, fake, known=0).backward()
     scores = score(x_t, t, -0.2, 0.6) - score(x_t, t, 0.5, 1.3)
     weight = view(t) ** 2 / (1 - view(t))
@@ -83,8 +85,8 @@ def test_matching_a_gaussian_moves_the_generator_to_it():
         x0 = shift + scale * torch.randn(64, 1, 1, 4, 4, generator=g).double()
         t = score_times(64, 1.0, g).double()
         x_t = torch.lerp(x0.detach(), torch.randn(x0.shape, generator=g).double(), view(t))
-        real = data(gaussian(1.0, 0.8), x_t, t)
-        fake = data(gaussian(shift.item(), abs(scale.item())), x_t, t)
+        real = predict_x0(gaussian(1.0, 0.8), x_t, t)
+        fake = predict_x0(gaussian(shift.item(), abs(scale.item())), x_t, t)
         solver.zero_grad()
         matching_loss(x0, real, fake, known=0).backward()
         solver.step()
@@ -201,7 +203,7 @@ def test_student_and_critic_take_turns_and_only_one_learns(trio, batch):
         assert moved == {"student": step % 3 == 2, "critic": step % 3 != 2}
         assert set(terms) == {
             "loss",
-            *(("matching", "adversarial") if step % 3 == 2 else ("critic", "telling")),
+            *(("matching", "adversarial") if step % 3 == 2 else ("critic", "discriminator")),
         }
         trio.zero_grad()
 
@@ -219,12 +221,14 @@ def test_the_students_gradient_is_that_of_its_parts(batch, seed, exit_step):
     g = gen(seed)
     assert int(torch.randint(4, (), generator=g)) == exit_step
     own = field(student, batch)
-    x0 = data(own, *simulate(own, normal(batch.latents, g), step_times(4, 3.0), exit_step, g))
+    x0 = predict_x0(
+        own, *backward_simulation(own, normal(batch.latents, g), step_times(4, 3.0), exit_step, g)
+    )
     t = score_times(4, 3.0, g)
     x_t = interpolate(x0.detach(), normal(x0, g), t)
     with torch.no_grad():
-        real = data(guided(teacher, batch, EMPTY, 3.0), x_t, t)[:, :, 1:]
-        fake = data(field(critic.transformer, batch), x_t, t)[:, :, 1:]
+        real = predict_x0(guided(teacher, batch, EMPTY, 3.0), x_t, t)[:, :, 1:]
+        fake = predict_x0(field(critic.transformer, batch), x_t, t)[:, :, 1:]
     made = x0[:, :, 1:]
     scale = (made.detach() - real).abs().mean((1, 2, 3, 4), keepdim=True)
     made.backward((fake - real) / scale / made.numel())
@@ -241,7 +245,7 @@ def test_the_adversary_calls_true_what_is_true_and_the_student_wants_to_be_calle
     bright.latents[:, :, 1:] = 1000.0
     trio.realness = lambda noisy, t, batch: (noisy[:, :, 1:].mean((1, 2, 3, 4)) > 10).float() * 9
     no_opinion, right = (F.softplus(torch.tensor(logit)).item() for logit in (0.0, -9.0))
-    assert trio(0, bright, gen())["telling"].item() == pytest.approx(no_opinion + right)
+    assert trio(0, bright, gen())["discriminator"].item() == pytest.approx(no_opinion + right)
 
 
 def test_the_critic_learns_the_students_clips_and_its_head_sees_true_ones(trio, batch):
@@ -249,7 +253,7 @@ def test_the_critic_learns_the_students_clips_and_its_head_sees_true_ones(trio, 
     other.latents[:, :, 1:] += 1
     one, two = (trio(0, each, gen(3)) for each in (batch, other))
     torch.testing.assert_close(one["critic"], two["critic"])
-    assert one["telling"] != two["telling"]
+    assert one["discriminator"] != two["discriminator"]
 
 
 def test_the_critic_is_the_faster_of_two_without_momentum(trio):
@@ -287,3 +291,63 @@ def test_known_frames_of_the_batch_reach_the_student_and_others_do_not(trio, bat
     other.latents[:, :, 1:] += 1
     found = [trio(2, one, gen(3))["matching"] for one in (batch, other)]
     torch.testing.assert_close(*found)
+
+
+# The whole step of the controls, put together once more.
+
+
+def halfway(shift, g, batch):
+    """Noised data x_t and t, drawn as methods that learn on data draw them."""
+    t = times(len(batch.latents), shift, g)
+    return interpolate(batch.latents, normal(batch.latents, g), t), t
+
+
+def test_a_cfg_student_learns_what_the_guided_teacher_says_of_noised_data(batch):
+    student, teacher = small(), small(2)
+    method = cfg_distill.CfgDistillation(student, teacher, EMPTY, guidance_scale=3.0, shift=2.0)
+    x_t, t = halfway(2.0, gen(3), batch)
+    empty = dataclasses.replace(batch, text_tokens=EMPTY[0].expand(4, -1, -1), pooled=EMPTY[1].expand(4, -1))
+    without, with_text = (field(teacher, one)(x_t, t) for one in (empty, batch))
+    error = (field(student, batch)(x_t, t) - (without + 3 * (with_text - without)))[:, :, 1:]
+    torch.testing.assert_close(method(0, batch, gen(3))["loss"], error.square().mean())
+
+
+def test_a_consistency_student_learns_what_its_slow_copy_says_one_guided_step_on(batch):
+    student, teacher = small(), small(2)
+    method = consistency.ConsistencyDistillation(
+        student, teacher, EMPTY, guidance_scale=3.0, shift=2.0, grid=8
+    )
+    slow = copy.deepcopy(student)
+    for parameter, mean in zip(student.parameters(), slow.parameters(), strict=True):
+        parameter.data += 0.1
+        mean.data += 0.05 * 0.1
+    g = gen(3)
+    place = torch.randint(8, (4,), generator=g)
+    now, then = (step_times(8, 2.0)[k] for k in (place, place + 1))
+    assert (then > 0).all()
+    x_now = interpolate(batch.latents, normal(batch.latents, g), now)
+    x_then = x_now + view(then - now) * guided(teacher, batch, EMPTY, 3.0)(x_now, now)
+    aim = predict_x0(field(slow, batch), x_then, then)
+    error = (predict_x0(field(student, batch), x_now, now) - aim)[:, :, 1:]
+    width = 0.03 * (error.numel() / 4) ** 0.5
+    huber = (error.square().sum((1, 2, 3, 4)) + width**2).sqrt() - width
+    found = method(0, batch, gen(3))
+    torch.testing.assert_close(found["loss"], (huber / width).mean())
+    torch.testing.assert_close(found["error"], error.square().mean())
+
+
+def test_a_trajectory_student_learns_where_the_guided_teacher_ends(batch):
+    student, teacher = small(), small(2)
+    method = trajectory.TrajectoryRegression(
+        student, teacher, EMPTY, num_inference_steps=2, guidance_scale=3.0, shift=2.0, stride=3
+    )
+    of, fine = guided(teacher, batch, EMPTY, 3.0), step_times(6, 2.0)
+    x_t = normal(batch.latents, gen(3))
+    states = [x_t]
+    for now, then in itertools.pairwise(fine):
+        x_t = x_t + (then - now) * of(x_t, now.expand(4))
+        states.append(x_t)
+    own = field(student, batch)
+    ends = [predict_x0(own, states[k], fine[k].expand(4)) for k in (0, 3)]
+    error = torch.stack([ends[row % 2][row] - states[-1][row] for row in range(4)])[:, :, 1:]
+    torch.testing.assert_close(method(0, batch, gen(3))["loss"], error.square().mean())

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from magic141.train.fields import data, euler, features, field, guided, simulate, step_times
+from magic141.train.fields import backward_simulation, euler, features, field, guided, predict_x0, step_times
 from magic141.train.flow import Batch
 from magic141.transformer import Magic141Transformer3DModel
 
@@ -53,7 +53,7 @@ def noisy(seed=3):
 
 def test_given_frames_are_reached_exactly_from_any_noise(transformer, batch):
     t = torch.tensor([0.2, 0.7, 1.0]).double()
-    x0 = data(field(transformer, batch), noisy(), t)
+    x0 = predict_x0(field(transformer, batch), noisy(), t)
     torch.testing.assert_close(x0[:, :, :1], batch.latents[:, :, :1])
 
 
@@ -107,7 +107,7 @@ def test_simulation_takes_the_steps_of_the_few_step_sampler(transformer, batch):
     for i in range(2):
         v = of(x, times[i].expand(3)).detach()
         x = scheduler.step(v, scheduler.timesteps[i], x, drawn).prev_sample
-    found, t = simulate(of, noise, times, 2, gen(7))
+    found, t = backward_simulation(of, noise, times, 2, gen(7))
     torch.testing.assert_close(found, x, atol=1e-6, rtol=0)
     assert (t == times[2]).all()
     assert not found.requires_grad

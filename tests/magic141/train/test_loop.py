@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from magic141.errors import TrainingDiverged
+from magic141.errors import InputError, TrainingDiverged
 from magic141.train.loop import Settings, averaged, fit
 
 
@@ -57,6 +57,36 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     assert seen.step == 40
     for a, b in zip(found.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_a_snapshot_that_was_cut_short_is_taken_again(tmp_path):
+    always = Settings(**{**vars(options(tmp_path, 32 * 40)), "checkpoint_minutes": 0.0, "snapshots": 4})
+    taken = []
+
+    def keep(average, seen):
+        taken.append(seen.step)
+        if len(taken) == 2:
+            raise KeyboardInterrupt  # the checkpoint is of after the update that reached this point
+
+    model, loss = problem()
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, loss, always, keep=keep)
+    model, loss = problem()
+    fit(model, loss, always, keep=keep)
+    assert taken == [10, 20, 20, 30, 40]
+
+
+@pytest.mark.parametrize("changed", [{"lr": 2e-2}, {"muon_lr": 0.0}, {"batch_size": 16}, {"seed": 1}])
+def test_a_run_of_another_rate_is_not_gone_on_with(tmp_path, changed):
+    model, loss = problem()
+    fit(model, loss, options(tmp_path, 32 * 4))
+    longer = Settings(**{**vars(options(tmp_path, 32 * 8)), **changed})
+    with pytest.raises(
+        InputError, match=f"is of a run with {next(iter(changed))}=.* train in another folder"
+    ):
+        fit(problem()[0], loss, longer)
+    _, seen = fit(problem()[0], loss, options(tmp_path, 32 * 8))
+    assert seen.step == 8
 
 
 def test_an_update_that_is_no_number_is_left_out(tmp_path):
