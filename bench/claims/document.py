@@ -14,11 +14,21 @@ from magic141.errors import InputError
 HEAD = """# The paper's claims, and what became of them here
 
 Made by `python -m bench claims` from `bench/claims/registry.py`; do not edit. Protocols, sample sizes and thresholds
-were committed before the first run of what they are of, and stand as they were written: where something else was done
-than they say, that is a *departure*, and what an earlier asking found stays beside a later one. A verdict is
-*reproduced* or *not reproduced* where its threshold decides; *not testable here* where the lab has no headroom for it
-(the reason is given); *not run yet* until all of its trials are done. Numbers of the paper are from arXiv 2502.07701.
-Where it says "answers not kept", the verdict was committed, and its trials were not: a full run asks them once more.
+were committed before the first run that they govern. Those of d1, d2, d3 and d5 were written anew once, before their
+third asking. What was changed on the way, or done otherwise than a protocol says, is listed as its *departure*, and
+what an earlier asking found stays beside a later one.
+
+A verdict is *reproduced* or *not reproduced* where its threshold decides; *not testable here* where the lab has no
+headroom for it (the reason is given); *not run yet* until all of its trials are done. Where it says "answers not kept",
+the verdict was committed and the answers of its trials were not: a full run asks them once more. Numbers of the paper
+are from arXiv 2502.07701.
+
+FD is `fvd-world`, debiased, of generated frames only; lower is better. Distillation progress is normalised as (FD -
+FD_56) / (FD_4 - FD_56): 1 where the student is as far as the teacher in as few Euler steps, 0 where it does what the
+teacher does in 56. A student need not start at 1: its sampler is another, and unguided. Distances of two trials are
+taken as independent, though they share prompts and noise, so that their difference is known better than its interval
+says. Intervals over training seeds (claims a to c) are for the validation prompts that all seeds share: what other
+prompts would have changed is not in them.
 
 """
 SHOWN = {
@@ -42,10 +52,6 @@ again, unless with `-- --afresh`; `-- --publish` adds new answers there, so that
 `-- --quick` runs b2 alone, with smaller numbers of everything (0.12 [0.08, 0.15], in 10 minutes on two cores of an AMD
 EPYC, Zen 5); `-- --dry-run` prints the items. Latency of the step table is measured by
 `python -m bench run bench/suites/lab.yaml`, each cell in a process alone.
-
-Distillation progress is normalised as (FD - FD_56) / (FD_4 - FD_56): 1 where the student is as far as the teacher in
-as few Euler steps, 0 where it does what the teacher does in 56. A student need not start at 1: its sampler is another,
-and unguided. FD is `fvd-world`, debiased, of generated frames only.
 """
 
 

@@ -30,6 +30,7 @@ from bench.claims.runs import (
 )
 from bench.claims.steps import (
     TUNED,
+    asked_twice,
     deciding_names,
     spread_items,
     spread_trial,
@@ -42,6 +43,7 @@ from bench.claims.verdicts import (
     Lines,
     accuracy_kept,
     advantage,
+    confirmed,
     diversity_kept,
     effect_of_the_dial,
     gap_closed,
@@ -149,7 +151,9 @@ def _curve_sample(pair: Pair, scale: Scale) -> str:
     return f"{said}, {scale.anchors} of the teacher's" if hard.anchors else said
 
 
-def _dial(pair: Callable[..., tuple[Lines, Lines]], id: str, claim: str, protocol: str) -> Experiment:
+def _dial(
+    pair: Callable[..., tuple[Lines, Lines]], id: str, claim: str, protocol: str, departure: str
+) -> Experiment:
     return Experiment(
         id, claim, "not stated: the paper has one data set", protocol,
         "the 95 % interval, made as that of the advantage, of (advantage at 0 % stated) - (advantage at 100 % stated) "
@@ -160,6 +164,7 @@ def _dial(pair: Callable[..., tuple[Lines, Lines]], id: str, claim: str, protoco
             item for pairs in dialled(pair, scale) for lines in pairs for item in lines.items
         ),
         verdict=lambda scale, answers: effect_of_the_dial(dialled(pair, scale), DIALS, answers),
+        departure=departure,
     )  # fmt: skip
 
 
@@ -185,16 +190,27 @@ def _student(
 
 BEFORE = "asked before"
 STRENGTHENED = (
-    "after the first asking the student was taken 1.2 times as far from its teacher (`pack --strength`), for the "
-    "variety that d4 had found wanting. That strength was chosen by hand on the validation split, where `bench select` "
-    "preferred 1.15, and the claims were asked again, on the same test prompts"
+    "first asked of the student as it was trained. As d4 then failed for want of variety, what the student changes of "
+    "the teacher's weights was scaled by 1.2 (`pack --strength`; chosen by hand on the validation split, where `bench "
+    "select` preferred 1.15), and all of d was asked again on the same test prompts"
 )
 TUNED_LATER = (
     "until then the teacher's guidance at 56 steps was 2, chosen with older weights and from text. With the present "
-    "ones, from true first frames and on the validation split, 3 is better (docs/distillation.md), so that all but d4 "
-    "were asked a third time, against that"
+    "ones, from true first frames and on the validation split, 3 is better (docs/distillation.md): the protocol was "
+    "written anew with it, before a third asking on the same prompts"
+)
+KEPT_TWO = (
+    "the teacher's guidance at 56 steps is still 2: with less guidance clips vary more, so that it is the harder of "
+    "the two to be as varied as"
+)
+TUNED_TOO_LATE = (
+    "the teacher's guidance at 56 steps was 2, chosen with older weights and from text. For the present ones 3 is "
+    "better from true first frames (docs/distillation.md), where the gap by which progress is measured was a quarter "
+    "too small with it; not asked again"
 )
 
+
+WITH_EVENTS = "Clips without events, which decide nothing, were compared with true clips that have them"
 
 AREA = (
     "Mean over the snapshots of (lines that should be worse) - (lines that should be better), seed by seed; fvd-world "
@@ -213,13 +229,15 @@ EXPERIMENTS: dict[str, Experiment] = {
             equal_samples, "a1", "Image to video distils more easily than text to video, at equal samples",
             "text to video clearly slower in FVD, FID and LPIPS (figure)",
             f"DMD2 to {STEPS} steps by one recipe for both tasks. {AREA}; scale: {REMAINING}", ABOVE_ZERO,
+            departure=TUNED_TOO_LATE,
         ),
         _compared(
             equal_flops, "a2", "The factorised way distils more easily, end to end, at equal training FLOPs",
             "not stated: it compares single tasks",
             "DMD2 of text to image and image to video in turns, asked end to end (the student's own first image), "
             f"against text to video with as many training FLOPs. {AREA}; scale: {REMAINING}", ABOVE_ZERO,
-            departure="FLOPs were made equal by tokens; counted by PyTorch, the runs in turns had 2 % more",
+            departure="FLOPs were made equal by tokens; counted by PyTorch, the runs in turns had 2 % more. And "
+            + TUNED_TOO_LATE,
         ),
         _compared(
             partial(prior_part, "latent"), "b1", "Image tokens beside text tokens make the teacher converge faster",
@@ -240,18 +258,20 @@ EXPERIMENTS: dict[str, Experiment] = {
             f"a1 with 0, 50 and 100 % of hidden factors stated, and at 0 % without events. Its teacher is `{TEACHER}` "
             f"trained on for {FULL.dialled:,} clips whose captions state 0, 50 and 100 %, at {DIAL_RATE:g} of the "
             f"learning rates: `{TEACHER}` itself was never told the words that state hidden factors",
+            TUNED_TOO_LATE + ". " + WITH_EVENTS,
         ),
         _dial(
             partial(prior_part, "latent"), "c2",
             "The advantage of image tokens (b1) grows with what captions leave unsaid",
             "b1 with 0, 50 and 100 % of hidden factors stated, and at 0 % without events, from pictures whose captions "
             "state 0, 50 and 100 %",
+            WITH_EVENTS,
         ),
         _student(
             "d1", "Four distilled steps do what fifty-six do",
             "total score 0.8134 at 4 steps, 0.7740 at 56 Euler steps",
             "(FD_4 - FD_student) / (FD_4 - FD_56) is at least 0.8; not testable where that of FD_4 - FD_56 holds 0",
-            step_table, lambda scale, answers: gap_closed(*deciding_names(scale), answers), table_sample,
+            step_table, lambda scale, answers: gap_closed(*deciding_names(step_table(scale)), answers), table_sample,
             "1.51 [1.24, 1.93] of the student as it was trained, then 1.4 [1.14, 1.78] against guidance 2 at 56 steps; "
             "both reproduced", departure=TUNED_LATER,
         ),
@@ -259,14 +279,15 @@ EXPERIMENTS: dict[str, Experiment] = {
             "d2", "… and say what was asked", "i2v subject 0.9812 at 4 steps, 0.9804 at 56",
             "the paired 95 % interval of accuracy-mean, student - teacher at 56, lies above -0.02",
             step_table,
-            lambda scale, answers: accuracy_kept(*deciding_names(scale)[1:], answers), table_sample,
+            lambda scale, answers: accuracy_kept(*deciding_names(step_table(scale))[1:], answers), table_sample,
             "-0.00285 [-0.00641, 0.000602] of the student as it was trained, then -0.00872 [-0.0124, -0.00502] against "
             "guidance 2 at 56 steps; both reproduced", departure=TUNED_LATER,
         ),
         _student(
             "d3", "… and move", "dynamic 0.4123 at 4 steps, 0.2103 at 56", "motion-ratio to truth lies in 0.9 to 1.1",
-            step_table, lambda scale, answers: motion_kept(deciding_names(scale)[2], answers), table_sample,
+            step_table, lambda scale, answers: motion_kept(deciding_names(step_table(scale))[2], answers), table_sample,
             "0.953 [0.931, 0.975] of the student as it was trained, then 0.974 [0.952, 0.998]; both reproduced",
+            departure=TUNED_LATER,
         ),
         _student(
             "d4", "… and differ from seed to seed", "not stated",
@@ -284,13 +305,25 @@ EXPERIMENTS: dict[str, Experiment] = {
                 f"guidance {EULER[STEPS][0]:g} at {STEPS} steps and {EULER[56][0]:g} at 56, shift 1, chosen on the "
                 "validation split (at 56 guidance 3 is alike)"
             ),
+            departure=KEPT_TWO,
         ),
         _student(
             "d5", "Four distilled steps beat fifty-six", "total score 0.8134 at 4 steps, 0.7740 at 56 Euler steps",
             "the 95 % interval of FD_56 - FD_student lies above 0", step_table,
-            lambda scale, answers: steps_beaten(*deciding_names(scale)[1:], answers), table_sample,
+            lambda scale, answers: steps_beaten(*deciding_names(step_table(scale))[1:], answers), table_sample,
             "0.215 [0.113, 0.317] of the student as it was trained, then 0.167 [0.0647, 0.269] against guidance 2 at "
             "56 steps; both reproduced", departure=TUNED_LATER,
+        ),
+        Experiment(
+            "d6", "The verdicts of d1, d2, d3 and d5 are the same on fresh test prompts", "not stated",
+            "d1, d2, d3 and d5 as they are, on the next test prompts: the student's strength and the teacher's "
+            "guidance were changed after answers on the first ones had been seen. The number is that of d1",
+            "each of the four verdicts is as it was on the first prompts",
+            lambda scale: 1, asked_twice,
+            lambda scale, answers: confirmed(
+                deciding_names(asked_twice(scale)), deciding_names(asked_twice(scale)[3:]), answers
+            ),
+            sample=table_sample,
         ),
     )
 }  # fmt: skip

@@ -5,7 +5,7 @@ The table has more rows than decide: `controls`, and students that no claim is a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from bench.claims.runs import (
@@ -45,8 +45,8 @@ PROTOCOL = (
     "intervals. Passes are those of the transformer for a clip; what they take is measured by the bench (`lab.yaml`, "
     "`lab-full.yaml`). Methods with samples are controls, which decide nothing: one seed, the last snapshot of a1's "
     "recipe, that starts from the teacher, without guidance distilled first, at shift 3 (`cfg`: Euler's method, shift "
-    "1), and of whose samples DMD and DMD2 spend two thirds on the critic. The shipped students were trained longer, "
-    "and otherwise: their cards say how"
+    "1), of a teacher with guidance 2, and of whose samples DMD and DMD2 spend two thirds on the critic. The shipped "
+    "students were trained longer, and otherwise: their cards say how"
 )
 
 
@@ -55,11 +55,13 @@ def _knobs(model: str, steps: int, settings: Mapping[int, tuple[float, float]] =
     return knobs_of(OTHERS.get(model, TASK), steps, guidance, shift, model)
 
 
-def table_trial(scale: Scale, model: str, steps: int) -> Evaluate:
-    sample = Sample(split="test", prompts=scale.table_prompts)
+def table_trial(scale: Scale, model: str, steps: int, start: int = 0) -> Evaluate:
+    """start: number of the first test prompt."""
+    sample = Sample(split="test", start=start, prompts=scale.table_prompts)
     given = OTHERS.get(model, TASK) == TASK  # a first frame, to be faithful to
     metrics = tuple(name for name in TABLE_METRICS if given or name != "first-frame-psnr")
-    name, knobs = f"{model} at {steps}", _knobs(model, steps)
+    name = f"{model} at {steps}" + (f", prompts from {start} on" if start else "")
+    knobs = _knobs(model, steps)
     return ask_model(name, knobs, sample, metrics=metrics, control=model in OTHERS)
 
 
@@ -113,8 +115,16 @@ def spread_items(scale: Scale) -> list[Item]:
     return [spread_trial(scale, TEACHER, 56), spread_trial(scale, STUDENT, STEPS)]
 
 
-def deciding_names(scale: Scale) -> tuple[str, str, str]:
-    return tuple(table_trial(scale, model, steps).name for model, steps in DECIDING)  # type: ignore[return-value]
+def asked_twice(scale: Scale) -> list[Item]:
+    """What decides, on the first test prompts, and on those that come after all others that claims d ask."""
+    starts = (0, scale.table_prompts + 2 * scale.spread[0])
+    return [table_trial(scale, model, steps, start) for start in starts for model, steps in DECIDING]
+
+
+def deciding_names(items: Sequence[Item]) -> tuple[str, str, str]:
+    """Of the teacher at few and at many steps and of the student, the first of `items`."""
+    few, many, student = (item.name for item in items[: len(DECIDING)])
+    return few, many, student
 
 
 def table_sample(scale: Scale) -> str:

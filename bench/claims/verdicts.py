@@ -13,6 +13,7 @@ from scipy import stats
 
 from bench.records import Curve, CurvePoint
 from bench.trials import Trial, positions, value
+from magic141.errors import InputError
 
 Verdict = Literal["reproduced", "not reproduced", "not testable here", "not run yet"]
 Answers = Mapping[str, Trial]
@@ -210,6 +211,41 @@ def motion_kept(student: str, answers: Answers) -> Finding:
     return Finding("reproduced" if 0.9 <= ratio <= 1.1 else "not reproduced", ratio, score.low, score.high)
 
 
+Three = tuple[str, str, str]
+"""Names of the trials of the teacher at few and at many steps, and of the student."""
+
+
+def confirmed(first: Three, again: Three, answers: Answers) -> Finding:
+    """Whether all that is asked of the student but variety comes out as before on other prompts."""
+    if (waiting := missing((*first, *again), answers)) is not None:
+        return waiting
+
+    def asked(few: str, many: str, student: str) -> dict[str, Finding]:
+        return {
+            "d1": gap_closed(few, many, student, answers),
+            "d2": accuracy_kept(many, student, answers),
+            "d3": motion_kept(student, answers),
+            "d5": steps_beaten(many, student, answers),
+        }
+
+    before, after = asked(*first), asked(*again)
+    same = all(before[name].verdict == after[name].verdict for name in before)
+    note = "; ".join(
+        f"{name} {_said(found)}{'' if found.verdict == before[name].verdict else f', {found.verdict}'}"
+        for name, found in after.items()
+    )
+    share = after["d1"]
+    if share.value is None:
+        return Finding("not testable here", note=note)
+    return Finding("reproduced" if same else "not reproduced", share.value, share.low, share.high, note)
+
+
+def _said(found: Finding) -> str:
+    if found.value is None or found.low is None or found.high is None:
+        return found.note or found.verdict
+    return f"{found.value:.3g} [{found.low:.3g}, {found.high:.3g}]"
+
+
 def diversity_kept(student: str, teacher: str, answers: Answers) -> Finding:
     """Pooled ratio of variances; the interval must lie above 0.8."""
     if (waiting := missing((student, teacher), answers)) is not None:
@@ -224,8 +260,11 @@ def diversity_kept(student: str, teacher: str, answers: Answers) -> Finding:
 
 
 def _error(trial: Trial) -> float:
+    """Standard error of the trial's FD. Raises InputError where it has no interval: that is not certainty."""
     score = trial.scores["fvd-world"]
-    return 0.0 if score.low is None or score.high is None else (score.high - score.low) / (2 * NORMAL)
+    if score.low is None or score.high is None:
+        raise InputError(f"fvd-world of {trial.knobs.get('model')} has no interval: ask more prompts")
+    return (score.high - score.low) / (2 * NORMAL)
 
 
 def _figure(worse: Lines, better: Lines, answers: Answers) -> dict[str, Any]:

@@ -92,3 +92,14 @@ def test_no_trial_of_the_step_table_asks_what_its_task_cannot_answer():
     assert {item.knobs["task"] for item in trials} == {"image to video", "text to video at once"}
     for item in trials:
         assert ("first-frame-psnr" in item.metrics) == (item.knobs["task"] == "image to video")
+
+
+def test_what_is_asked_again_is_asked_of_prompts_that_no_other_trial_has():
+    asked = {
+        name: [one.sample for one in registry.EXPERIMENTS[name].items(FULL) if isinstance(one, Evaluate)]
+        for name in ("d1", "d4", "d6")
+    }
+    again = asked["d6"][3:]
+    assert {(sample.start, sample.prompts) for sample in again} == {(2176, 2048)}
+    assert all(one.start + one.prompts <= 2176 for name in ("d1", "d4") for one in asked[name])
+    assert asked["d6"][:3] == asked["d1"][:3]

@@ -10,6 +10,7 @@ from bench.claims import runs
 from bench.claims.verdicts import (
     accuracy_kept,
     advantage,
+    confirmed,
     diversity_kept,
     effect_of_the_dial,
     gap_closed,
@@ -17,6 +18,7 @@ from bench.claims.verdicts import (
     steps_beaten,
 )
 from bench.trials import Sample
+from magic141.errors import InputError
 from tests.bench.claims.answers import ANCHORS, lines, trial
 
 
@@ -126,6 +128,32 @@ def test_thresholds_of_the_student():
     assert motion_kept("worse", answers).verdict == "not reproduced"
     assert steps_beaten("many", "same", answers).verdict == "reproduced"
     assert steps_beaten("many", "worse", answers).verdict == "not reproduced"
+
+
+def test_what_comes_out_otherwise_on_other_prompts_is_not_confirmed():
+    answers = {
+        "few": trial(9.0), "many": trial(1.0), "student": trial(1.2),
+        "few'": trial(8.8), "many'": trial(1.1), "student'": trial(1.2),
+    }  # fmt: skip
+    first, again = ("few", "many", "student"), ("few'", "many'", "student'")
+    found = confirmed(first, again, answers)
+    assert found.verdict == "reproduced"  # d5 fails on both
+    assert found.value == pytest.approx(7.6 / 7.7)
+    assert found.note.startswith("d1 0.987 [")
+    for other in (trial(0.5), trial(1.2, motion=0.8), trial(1.2, accuracy=(0.8,) * 50), trial(4.0)):
+        assert confirmed(first, again, answers | {"student'": other}).verdict == "not reproduced"
+    assert (
+        "d3 0.8 [0.7, 0.9], not reproduced"
+        in confirmed(first, again, answers | {"student'": trial(1.2, motion=0.8)}).note
+    )
+    assert confirmed(first, again, ANCHORS).verdict == "not run yet"
+
+
+def test_a_distance_without_an_interval_is_no_certainty():
+    vague = trial(1.0)
+    vague.scores["fvd-world"] = vague.scores["fvd-world"].model_copy(update={"low": None, "high": None})
+    with pytest.raises(InputError, match="fvd-world .* has no interval"):
+        steps_beaten("many", "student", {"many": trial(2.0), "student": vague})
 
 
 def dial_pairs(gaps, events_anchors=None):
