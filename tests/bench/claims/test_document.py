@@ -70,7 +70,7 @@ def test_what_was_found_before_and_what_was_done_otherwise_is_said(tmp_path, kno
     asked = driver(Lab(tmp_path), [d4])
     text = document.markdown([d4], QUICK, asked.table(), asked.items)
     assert "asked before: 0.846 [0.783, 0.919] of the student as it was trained, not reproduced)" in text
-    assert "- *Departure*: after the first asking" in text
+    assert "- *Departure*: first asked of the student as it was trained" in text
     # Of a row that was committed before it had them, too.
     plain = asked.table().rows[0].model_copy(update={"earlier": "", "value": 1.0, "verdict": "reproduced"})
     settled = published.Settled(basis=asked.basis(d4), row=plain).model_dump_json()
