@@ -182,7 +182,7 @@ def distill(
         lr=lr,
         budget_minutes=budget,
         warmup_steps=50,
-        ema=0.995,
+        ema=0.995,  # an update; with two of the critic for one of the student 0.985 of the latter
         seed=seed,
         device=_known_device(device),
         snapshots=snapshots,
