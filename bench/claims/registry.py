@@ -199,14 +199,11 @@ TUNED_LATER = (
     "ones, from true first frames and on the validation split, 3 is better (docs/distillation.md): the protocol was "
     "written anew with it, before a third asking on the same prompts"
 )
-KEPT_TWO = (
-    "the teacher's guidance at 56 steps is still 2: with less guidance clips vary more, so that it is the harder of "
-    "the two to be as varied as"
-)
+KEPT_TWO = "the teacher's guidance at 56 steps is still 2, the stricter yardstick: clips vary more with less guidance"
 TUNED_TOO_LATE = (
     "the teacher's guidance at 56 steps was 2, chosen with older weights and from text. For the present ones 3 is "
-    "better from true first frames (docs/distillation.md), where the gap by which progress is measured was a quarter "
-    "too small with it; not asked again"
+    "better from true first frames (docs/distillation.md): with 2 the gap by which progress is measured was a quarter "
+    "too small. Not asked again"
 )
 
 
