@@ -112,3 +112,11 @@ def test_a_damaged_table_is_a_caveat(claimed, tmp_path):
     found, problems = claims(load([claimed]))
     assert found is None
     assert "cannot be read" in problems[0]
+
+
+def test_names_between_backticks_are_code(claimed, tmp_path):
+    table = ClaimsTable.model_validate_json((claimed.parent / CLAIMS).read_text())
+    rows = (table.rows[0].model_copy(update={"protocol": "`lab` <asked> by `bench select`"}), *table.rows[1:])
+    (claimed.parent / CLAIMS).write_text(table.model_copy(update={"rows": rows}).model_dump_json())
+    page = build([claimed], tmp_path / "report.html").read_text("utf-8")
+    assert "<code>lab</code> &lt;asked&gt; by <code>bench select</code>" in page
