@@ -182,13 +182,19 @@ class Driver:
 
     def _evaluate(self, item: Evaluate) -> Trial:
         knobs = dict(item.knobs)
-        if item.of is not None:
-            knobs["model"] = str(self._trained(item.of, item.snapshot))
+        model = None if item.of is None else self._trained(item.of, item.snapshot)
+        if model is not None:
+            knobs["model"] = str(model)
         trial = self.ask(Question(knobs, item.sample, item.metrics, item.ends))
         # An answer without its scores is none: it would be kept, and never asked again.
         for metric in item.metrics:
             value(trial, metric)
-        return trial
+        if model is None:
+            return trial
+        # Where the store lies is no part of an answer, which others will read.
+        return trial.model_copy(
+            update={"knobs": {**trial.knobs, "model": model.relative_to(self.out).as_posix()}}
+        )
 
     def _trained(self, name: str, snapshot: int | None) -> Path:
         """What a training left: a pipeline, or one of the snapshots on the way to it."""

@@ -14,6 +14,7 @@ def test_what_is_published_is_not_run_again(tmp_path, known):
     first.run()
     assert published.publish(first.answered(), known) == 6
     assert published.publish(first.answered(), known) == 0
+    assert str(tmp_path) not in (known / published.ANSWERS).read_text()  # where the store lies
     elsewhere = Lab(tmp_path / "elsewhere")
     second = driver(elsewhere, B1, known=known)
     assert not second.left()
