@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from bench.claims import steps
 from bench.claims.registry import Experiment
 from bench.claims.runs import Item, Scale, Train
-from bench.claims.verdicts import Answers, Finding
-from bench.records import ClaimRow, ClaimsTable, Score
+from bench.claims.verdicts import Answers, Finding, number
+from bench.records import ClaimRow, ClaimsTable
 from magic141.errors import InputError
 
 HEAD = """# The paper's claims, and what became of them here
@@ -138,14 +138,6 @@ def step_table(found: ClaimsTable) -> list[str]:
         scores = [number(row.scores[name]) if name in row.scores else "–" for name in SHOWN]
         lines.append("| " + " | ".join([row.model, str(row.steps), str(row.passes), *scores]) + " |")
     return lines
-
-
-def number(row: ClaimRow | Score) -> str:
-    """The value with its interval, or a dash."""
-    if row.value is None:
-        return "–"
-    bounds = "" if row.low is None or row.high is None else f" [{row.low:.3g}, {row.high:.3g}]"
-    return f"{row.value:.3g}{bounds}"
 
 
 def hours(minutes: float) -> str:

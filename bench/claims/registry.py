@@ -30,7 +30,7 @@ from bench.claims.runs import (
 )
 from bench.claims.steps import (
     TUNED,
-    asked_twice,
+    deciding,
     deciding_names,
     spread_items,
     spread_trial,
@@ -269,7 +269,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "d1", "Four distilled steps do what fifty-six do",
             "total score 0.8134 at 4 steps, 0.7740 at 56 Euler steps",
             "(FD_4 - FD_student) / (FD_4 - FD_56) is at least 0.8; not testable where that of FD_4 - FD_56 holds 0",
-            step_table, lambda scale, answers: gap_closed(*deciding_names(step_table(scale)), answers), table_sample,
+            step_table, lambda scale, answers: gap_closed(*deciding_names(scale), answers), table_sample,
             "1.51 [1.24, 1.93] of the student as it was trained, then 1.4 [1.14, 1.78] against guidance 2 at 56 steps; "
             "both reproduced", departure=TUNED_LATER,
         ),
@@ -277,13 +277,13 @@ EXPERIMENTS: dict[str, Experiment] = {
             "d2", "… and say what was asked", "i2v subject 0.9812 at 4 steps, 0.9804 at 56",
             "the paired 95 % interval of accuracy-mean, student - teacher at 56, lies above -0.02",
             step_table,
-            lambda scale, answers: accuracy_kept(*deciding_names(step_table(scale))[1:], answers), table_sample,
+            lambda scale, answers: accuracy_kept(*deciding_names(scale)[1:], answers), table_sample,
             "-0.00285 [-0.00641, 0.000602] of the student as it was trained, then -0.00872 [-0.0124, -0.00502] against "
             "guidance 2 at 56 steps; both reproduced", departure=TUNED_LATER,
         ),
         _student(
             "d3", "… and move", "dynamic 0.4123 at 4 steps, 0.2103 at 56", "motion-ratio to truth lies in 0.9 to 1.1",
-            step_table, lambda scale, answers: motion_kept(deciding_names(step_table(scale))[2], answers), table_sample,
+            step_table, lambda scale, answers: motion_kept(deciding_names(scale)[2], answers), table_sample,
             "0.953 [0.931, 0.975] of the student as it was trained, then 0.974 [0.952, 0.998]; both reproduced",
             departure=TUNED_LATER,
         ),
@@ -308,7 +308,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         _student(
             "d5", "Four distilled steps beat fifty-six", "total score 0.8134 at 4 steps, 0.7740 at 56 Euler steps",
             "the 95 % interval of FD_56 - FD_student lies above 0", step_table,
-            lambda scale, answers: steps_beaten(*deciding_names(step_table(scale))[1:], answers), table_sample,
+            lambda scale, answers: steps_beaten(*deciding_names(scale)[1:], answers), table_sample,
             "0.215 [0.113, 0.317] of the student as it was trained, then 0.167 [0.0647, 0.269] against guidance 2 at "
             "56 steps; both reproduced", departure=TUNED_LATER,
         ),
@@ -317,9 +317,9 @@ EXPERIMENTS: dict[str, Experiment] = {
             "d1, d2, d3 and d5 as they are, on the next test prompts: the student's strength and the teacher's "
             "guidance were changed after answers on the first ones had been seen. The number is that of d1",
             "each of the four verdicts is as it was on the first prompts",
-            lambda scale: 1, asked_twice,
+            lambda scale: 1, lambda scale: [*deciding(scale), *deciding(scale, fresh=True)],
             lambda scale, answers: confirmed(
-                deciding_names(asked_twice(scale)), deciding_names(asked_twice(scale)[3:]), answers
+                deciding_names(scale), deciding_names(scale, fresh=True), answers
             ),
             sample=table_sample,
         ),

@@ -5,7 +5,7 @@ The table has more rows than decide: `controls`, and students that no claim is a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from bench.claims.runs import (
@@ -24,7 +24,7 @@ from bench.claims.runs import (
     knobs_of,
     unique,
 )
-from bench.claims.verdicts import Answers
+from bench.claims.verdicts import Answers, Three
 from bench.records import Knob, StepRow
 from bench.trials import Sample
 
@@ -81,13 +81,12 @@ def controls(scale: Scale) -> list[tuple[str, Train, Evaluate]]:
 
 def step_table(scale: Scale) -> list[Item]:
     """The trials that decide come first, so that a run cut short has its verdicts."""
-    deciding = (table_trial(scale, model, steps) for model, steps in DECIDING)
     rest = [
         *(table_trial(scale, TEACHER, steps) for steps in STEP_COUNTS),
         *(table_trial(scale, model, steps) for model in (STUDENT, *OTHERS) for steps in FEW),
         *(item for _, run, trial in controls(scale) for item in (run, trial)),
     ]
-    return unique([*deciding, *rest])
+    return unique([*deciding(scale), *rest])
 
 
 def step_rows(scale: Scale, answers: Answers) -> tuple[StepRow, ...]:
@@ -115,15 +114,14 @@ def spread_items(scale: Scale) -> list[Item]:
     return [spread_trial(scale, TEACHER, 56), spread_trial(scale, STUDENT, STEPS)]
 
 
-def asked_twice(scale: Scale) -> list[Item]:
-    """What decides, on the first test prompts, and on those that come after all others that claims d ask."""
-    starts = (0, scale.table_prompts + 2 * scale.spread[0])
-    return [table_trial(scale, model, steps, start) for start in starts for model, steps in DECIDING]
+def deciding(scale: Scale, fresh: bool = False) -> list[Evaluate]:
+    """The trials of `DECIDING`; fresh: on test prompts that come after all others that claims d ask."""
+    start = scale.table_prompts + 2 * scale.spread[0] if fresh else 0
+    return [table_trial(scale, model, steps, start) for model, steps in DECIDING]
 
 
-def deciding_names(items: Sequence[Item]) -> tuple[str, str, str]:
-    """Of the teacher at few and at many steps and of the student, the first of `items`."""
-    few, many, student = (item.name for item in items[: len(DECIDING)])
+def deciding_names(scale: Scale, fresh: bool = False) -> Three:
+    few, many, student = (trial.name for trial in deciding(scale, fresh))
     return few, many, student
 
 

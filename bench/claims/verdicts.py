@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from bench.records import Curve, CurvePoint
+from bench.records import ClaimRow, Curve, CurvePoint, Score
 from bench.trials import Trial, positions, value
 from magic141.errors import InputError
 
@@ -55,6 +55,14 @@ class Finding:
     note: str = ""
     curves: tuple[Curve, ...] = ()
     labels: tuple[str, str] = field(default=("", ""))
+
+
+def number(row: ClaimRow | Finding | Score) -> str:
+    """The value with its interval, or a dash."""
+    if row.value is None:
+        return "–"
+    bounds = "" if row.low is None or row.high is None else f" [{row.low:.3g}, {row.high:.3g}]"
+    return f"{row.value:.3g}{bounds}"
 
 
 def missing(names: Sequence[str] | set[str], answers: Answers) -> Finding | None:
@@ -231,19 +239,13 @@ def confirmed(first: Three, again: Three, answers: Answers) -> Finding:
     before, after = asked(*first), asked(*again)
     same = all(before[name].verdict == after[name].verdict for name in before)
     note = "; ".join(
-        f"{name} {_said(found)}{'' if found.verdict == before[name].verdict else f', {found.verdict}'}"
+        f"{name} {number(found)}{'' if found.verdict == before[name].verdict else f', {found.verdict}'}"
         for name, found in after.items()
     )
     share = after["d1"]
     if share.value is None:
         return Finding("not testable here", note=note)
     return Finding("reproduced" if same else "not reproduced", share.value, share.low, share.high, note)
-
-
-def _said(found: Finding) -> str:
-    if found.value is None or found.low is None or found.high is None:
-        return found.note or found.verdict
-    return f"{found.value:.3g} [{found.low:.3g}, {found.high:.3g}]"
 
 
 def diversity_kept(student: str, teacher: str, answers: Answers) -> Finding:

@@ -132,7 +132,7 @@ def fit(
     asked = {name: getattr(settings, name) for name in ("lr", "muon_lr", "batch_size", "seed")}
     if path.exists():
         saved = torch.load(path, weights_only=True, map_location=settings.device)
-        _check_same(saved["asked"], asked, path)
+        _check_same(saved.get("asked"), asked, path)
         model.load_state_dict(saved["model"])
         average.load_state_dict(saved["average"])
         for solver, state in zip(solvers, saved["solvers"], strict=True):
@@ -202,7 +202,11 @@ def fit(
     return cast(Model, average.module.cpu()), seen
 
 
-def _check_same(saved: dict[str, float], asked: dict[str, float], path: Path) -> None:
+def _check_same(saved: dict[str, float] | None, asked: dict[str, float], path: Path) -> None:
+    if saved is None:
+        raise InputError(
+            f"{path} is of an older version, which did not say of what run: train in another folder"
+        )
     for name, value in asked.items():
         if saved[name] != value:
             raise InputError(

@@ -89,6 +89,16 @@ def test_a_run_of_another_rate_is_not_gone_on_with(tmp_path, changed):
     assert seen.step == 8
 
 
+def test_a_checkpoint_that_does_not_say_of_what_run_is_refused(tmp_path):
+    model, loss = problem()
+    fit(model, loss, options(tmp_path, 32 * 4))
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    del saved["asked"], saved["kept"]
+    torch.save(saved, tmp_path / "checkpoint.pt")
+    with pytest.raises(InputError, match="of an older version"):
+        fit(problem()[0], loss, options(tmp_path, 32 * 8))
+
+
 def test_an_update_that_is_no_number_is_left_out(tmp_path):
     model, loss = problem()
 
