@@ -99,7 +99,8 @@ def step_rows(scale: Scale, answers: Answers) -> tuple[StepRow, ...]:
     for model, trial in asked:
         if (answer := answers.get(trial.name)) is not None:
             steps, guided = int(trial.knobs["num_inference_steps"] or 0), trial.knobs["guidance_scale"] != 1
-            rows.append(StepRow(model=model, steps=steps, passes=steps * (1 + guided), scores=answer.scores))
+            passes, task = steps * (1 + guided), str(trial.knobs["task"])
+            rows.append(StepRow(model=model, task=task, steps=steps, passes=passes, scores=answer.scores))
     return tuple(rows)
 
 

@@ -55,9 +55,10 @@ class ClaimRow(Frozen):
 
 
 class StepRow(Frozen):
-    """What a model makes in so many steps. `passes`: of its transformer, for a clip."""
+    """What a model makes in so many steps. `passes`: of its transformer, for a clip. `task`: of the bench's adapter."""
 
     model: str
+    task: str = "image to video"
     steps: int
     passes: int
     scores: dict[str, Score]

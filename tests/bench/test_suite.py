@@ -219,7 +219,8 @@ def test_shipped_suites_are_valid(path: Path) -> None:
 
 def test_quick_and_full_ask_for_the_same_settings() -> None:
     quick, full = read(SUITES / "lab.yaml"), read(SUITES / "lab-full.yaml")
-    for name in ("teacher", "student", "truth", "reconstruction", "static", "noise"):
+    references = ("truth", "reconstruction", "static", "noise")
+    for name in ("teacher", "student", "text to video at once, student", *references):
         assert full.systems[name] == quick.systems[name]
     for name in ("teacher", "student"):
         assert full.systems[f"{name} from truth"].points == quick.systems[name].points

@@ -1,6 +1,16 @@
 import pytest
 
-from bench.records import CLAIMS, ClaimRow, ClaimsTable, Curve, CurvePoint, Score, StepRow
+from bench.records import (
+    CLAIMS,
+    END_TO_END,
+    ClaimRow,
+    ClaimsTable,
+    Curve,
+    CurvePoint,
+    Score,
+    StepRow,
+    Timing,
+)
 from reports.build import build
 from reports.claims import claims
 from reports.load import load
@@ -98,12 +108,16 @@ def test_steps_have_the_latency_of_the_same_model_at_as_many_steps_and_passes(ma
     ]
     long = records[1].knobs | {"num_inference_steps": 16, "seconds": 60}
     records.append(make.record("long", 16, knobs=long))
+    at_once = records[1].knobs | {"task": "text to video at once"}
+    faster = Timing(median=0.1, low=0.09, high=0.11, n=5)
+    records.append(make.record("at once", 8, knobs=at_once, stages={END_TO_END: faster}))
     folder = make.run(tmp_path / "run", records)
     steps = tuple(StepRow(model="lab", steps=n, passes=2 * n, scores={}) for n in (4, 8, 16))
+    steps += (steps[1].model_copy(update={"task": "text to video at once"}),)
     table = ClaimsTable(scale="full", rows=(row("d1", "not run yet"),), steps=steps)
     (tmp_path / CLAIMS).write_text(table.model_dump_json())
     found, _ = claims(load([folder]))
-    assert [step.latency for step in found.steps] == [None, records[1].stages["end to end"], None]
+    assert [step.latency for step in found.steps] == [None, records[1].stages[END_TO_END], None, faster]
     assert '<th scope="col">latency</th>' in build([folder], tmp_path / "report.html").read_text("utf-8")
 
 
