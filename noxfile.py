@@ -61,7 +61,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def claims(session: nox.Session) -> None:
-    """Run what is missing of the paper's claims (`-- --quick` for a direction in 20 minutes), and write their table."""
+    """Run what is missing of the paper's claims (`-- --quick`: one of them, small), and write their table."""
     run_python(session, "-m", "bench", "claims", *session.posargs)
 
 

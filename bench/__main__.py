@@ -258,8 +258,8 @@ def select(
     ] = "image to video",
     teacher: Annotated[str, typer.Option(help="The reference.")] = "lab",
     teacher_steps: Annotated[int, typer.Option(min=1, help="Its denoising steps.")] = 56,
-    teacher_guidance: Annotated[float, typer.Option(help="Its guidance.")] = 2.0,
-    teacher_shift: Annotated[float | None, typer.Option(help="Its shift; its own unless given.")] = None,
+    teacher_guidance: Annotated[float, typer.Option(help="Its guidance; 3 suits lab.")] = 3.0,
+    teacher_shift: Annotated[float, typer.Option(help="Its shift; 1 suits lab.")] = 1.0,
     prompts: Annotated[int, typer.Option(min=46, help="Validation prompts for quality.")] = 256,
     spread: Annotated[int, typer.Option(min=8, help="Further ones for diversity.")] = 64,
     seeds: Annotated[int, typer.Option(min=2, help="Clips of each of those.")] = 8,
@@ -295,10 +295,10 @@ def select(
 
 @app.command()
 def claims(
-    quick: Annotated[bool, typer.Option("--quick", help="Run b2 alone, small, in 20 minutes.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Run b2 alone, small, in about 10 minutes.")] = False,
     only: Annotated[list[str] | None, typer.Option("--only", metavar="CLAIM", help="a1, b1, …")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the items and their cost, and stop.")
+        bool, typer.Option("--dry-run", help="Print the items, their cost and the table as it is, and stop.")
     ] = False,
     out: Annotated[
         Path | None,

@@ -53,16 +53,20 @@ def execute(options: Options, console: Console) -> int:
                 if not options.quick:
                     # Of all that is published: a driver that asks afresh knows its own answers alone.
                     published.publish_table(driver_of(published.FOLDER).whole(), published.FOLDER)
-            target = _target(options, driver)
-            target.parent.mkdir(parents=True, exist_ok=True)
             found = driver.table()
-            write_atomically(target, document.markdown(experiments, scale, found, driver.items))
+            target = _target(options, driver)
+            if target is not None:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(target, document.markdown(experiments, scale, found, driver.items))
     console.print(tables.claims(found))
-    console.print(f"{target} written; what is done: {options.store}", soft_wrap=True, highlight=False)
+    if target is not None:
+        console.print(f"{target} written; what is done: {options.store}", soft_wrap=True, highlight=False)
     return 1 if failed else 0
 
 
-def _target(options: Options, driver: Driver) -> Path:
-    """Half of an answer must not replace a whole one that is committed."""
-    whole = not (options.quick or options.only or options.dry_run)
-    return options.doc or (DOCUMENT if whole and not driver.left() else options.store / "claims.md")
+def _target(options: Options, driver: Driver) -> Path | None:
+    """Half of an answer must not replace a whole one that is committed. A dry run writes only what it is told to."""
+    if options.doc or options.dry_run:
+        return options.doc
+    whole = not (options.quick or options.only)
+    return DOCUMENT if whole and not driver.left() else options.store / "claims.md"

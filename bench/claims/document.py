@@ -104,15 +104,13 @@ def markdown(
     lines += step_table(found)
     lines.append("\n## Protocols, written before the runs\n")
     for row, one in zip(found.rows, experiments, strict=True):
-        trainings = sum(isinstance(item, Train) for item in one.items(scale))
-        trials = len(one.items(scale)) - trainings
         lines += [
             f"### {row.id}. {row.claim}\n",
             f"- *Protocol*: {row.protocol}.",
             f"- *Sample*: {row.sample}.",
             f"- *Reproduced if* {row.threshold}.",
             *([f"- *Departure*: {row.departure}."] if row.departure else []),
-            f"- *Runs*: {trainings} trainings, {trials} trials; {hours(one.minutes(scale))} or so on two cores.\n",
+            f"- *Runs*: {_runs(one, experiments, scale)}.\n",
         ]
     total = sum(item.minutes for item in items)
     lines.append(
@@ -121,6 +119,14 @@ def markdown(
         "costs are estimates; `done.jsonl` in the store records what each took."
     )
     return HEAD + "\n".join(lines) + "\n" + RERUN
+
+
+def _runs(one: Experiment, experiments: Sequence[Experiment], scale: Scale) -> str:
+    items = one.items(scale)
+    trainings = sum(isinstance(item, Train) for item in items)
+    said = f"{trainings} trainings, {len(items) - trainings} trials; {hours(one.minutes(scale))} or so on two cores"
+    same = [other.id for other in experiments if other is not one and other.items(scale) == items]
+    return f"{said}, the same as of {', '.join(same)}" if same else said
 
 
 def step_table(found: ClaimsTable) -> list[str]:

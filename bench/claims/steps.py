@@ -43,10 +43,10 @@ DECIDING = ((TEACHER, STEPS), (TEACHER, 56), (STUDENT, STEPS))
 PROTOCOL = (
     "Image to video from true first frames, `lab-student-t2v` text to video at once; unseen test prompts, 95 % "
     "intervals. Passes are those of the transformer for a clip; what they take is measured by the bench (`lab.yaml`, "
-    "`lab-full.yaml`). Methods with samples are controls, which decide nothing: one seed, the last snapshot of a1's "
-    "recipe, that starts from the teacher, without guidance distilled first, at shift 3 (`cfg`: Euler's method, shift "
-    "1), of a teacher with guidance 2, and of whose samples DMD and DMD2 spend two thirds on the critic. The shipped "
-    "students were trained longer, and otherwise: their cards say how"
+    "`lab-full.yaml`). Rows that name samples are controls outside every verdict: one seed of a1's recipe, its last "
+    "snapshot, started from the teacher (guidance 2) without guidance distilled first, at shift 3 (`cfg`: Euler's "
+    "method, shift 1). DMD and DMD2 spend two thirds of the samples on the critic. The shipped students were trained "
+    "longer, and otherwise: their cards say how"
 )
 
 

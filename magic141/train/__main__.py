@@ -345,10 +345,8 @@ def prior(
 
 @app.command()
 def pack(
+    target: Annotated[Path, typer.Option(help="The folder to write; one that is there is replaced.")],
     out: Out = Path("runs"),
-    target: Annotated[
-        Path | None, typer.Option(help="Unless given, lab or lab-student in magic141/weights.")
-    ] = None,
     student: Annotated[
         Path | None, typer.Option(help="A student or snapshot to pack, instead of the stages in --out.")
     ] = None,
@@ -367,17 +365,16 @@ def pack(
     ] = None,
 ) -> None:
     """Write the trained stages, or a student, as one diffusers folder, in half precision, with card and checksums."""
-    shipped = Path("magic141/weights")
     if student is not None:
         from magic141.train import student as packing
 
-        packing.pack(student, target or shipped / "lab-student", rank, strength, shift)
+        packing.pack(student, target, rank, strength, shift)
         return
     if (rank, strength, shift) != (None, 1.0, None):
         raise InputError("--rank, --strength and --shift are of a student: name it with --student")
     from magic141.train import recipes
 
-    recipes.pack(out, target or shipped / "lab")
+    recipes.pack(out, target)
 
 
 def _known_device(name: str) -> str:

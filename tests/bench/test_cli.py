@@ -180,6 +180,7 @@ def test_a_store_of_claims_has_one_driver(tmp_path: Path) -> None:
     assert code == 2
     assert "in use by another bench" in output
     assert bench("claims", "--quick", "--dry-run", "--out", tmp_path / "store")[0] == 0
+    assert [path.name for path in (tmp_path / "store").iterdir()] == [".lock"]
 
 
 def test_the_answers_of_select_have_one_writer(tmp_path: Path) -> None:

@@ -136,7 +136,8 @@ def test_what_recover_left_is_used_as_the_dense_model_is(tmp_path):
 
 
 def test_what_is_asked_of_a_student_needs_one(tmp_path):
-    result = CliRunner().invoke(app, ["pack", "--out", str(tmp_path), "--shift", "3"])
+    words = ["pack", "--out", str(tmp_path), "--target", str(tmp_path / "packed"), "--shift", "3"]
+    result = CliRunner().invoke(app, words)
     assert isinstance(result.exception, InputError)
     assert "name it with --student" in str(result.exception)
 
