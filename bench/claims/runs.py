@@ -6,7 +6,7 @@ Costs are estimates from what such items took on two cores that multiply bfloat1
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from bench.claims.verdicts import Lines
@@ -262,6 +262,18 @@ def anchors(scale: Scale, task: str, dial: Dial | None = None) -> tuple[Evaluate
     return few, many
 
 
+def anchors_from_start(scale: Scale, tasks: Sequence[str], asked: str) -> list[Item]:
+    """The student before its first update, and the teacher at 56 steps with guidance 2 and 3."""
+    # Of one update, which is the critic's: the student is still the teacher, and is asked as a student is.
+    run = distilled(replace(scale, stored=64, snapshots=1), tasks, 0, samples=1)
+    start = ask_model(
+        f"{run.name}@1", knobs_of(asked, STEPS, 1.0), _validation(scale.anchors, None), run.name
+    )
+    with_three = knobs_of(asked, 56, 3.0, 1.0, TEACHER)
+    other = ask_model(f"teacher at 56, {asked}, guidance 3", with_three, _validation(scale.anchors, None))
+    return [run, start, _anchor(scale, asked, 56, None), other]
+
+
 def _anchor(scale: Scale, task: str, steps: int, dial: Dial | None) -> Evaluate:
     sample = _validation(scale.anchors, dial)
     said = f"{task}, stated {sample.stated:g}, events {sample.events}"
@@ -283,19 +295,26 @@ def progress(
     seeds: int,
     samples: int,
     dial: Dial | None = None,
+    from_start: bool = False,
 ) -> Lines:
-    """Curves of the remaining gap, one a seed, and the items that they rest on."""
+    """Curves of the remaining gap, one a seed, and the items that they rest on.
+
+    from_start: that gap begins where the student does, and not at the teacher of as few Euler steps.
+    """
+    between: Sequence[Item] = (
+        anchors_from_start(scale, tasks, asked) if from_start else anchors(scale, asked, dial)
+    )
     runs = [distilled(scale, tasks, seed, samples, dial) for seed in range(seeds)]
     curves = [curve(scale, run, knobs_of(asked, STEPS, 1.0), dial) for run in runs]
     return Lines(
         name=" + ".join(tasks),
         items=[
             *([dial_teacher(scale)] if dial else []),
-            *anchors(scale, asked, dial),
+            *between,
             *(item for pair in zip(runs, curves, strict=True) for item in (pair[0], *pair[1])),
         ],
         curves=[[trial.name for trial in one] for one in curves],
-        anchors=tuple(trial.name for trial in anchors(scale, asked, dial)),
+        anchors=tuple(trial.name for trial in between if isinstance(trial, Evaluate)),
         samples=samples,
         gflop=_training_gflop(tasks),
     )

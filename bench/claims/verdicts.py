@@ -29,8 +29,10 @@ ENDS = ((0.0, True), (1.0, True))
 class Lines:
     """One side of a comparison: items to run, and the names of the trials of each seed's curve, in order.
 
-    anchors: names of the trials between which the remaining gap is measured; without, the scale is ln(1 + FD). gflop:
-    of training, a sample, where that was counted.
+    anchors: names of the trials between which the remaining gap is measured, its start and then its end, the best of
+    several where more are named; without, the scale is ln(1 + FD).
+
+    gflop: of training, a sample, where that was counted.
     """
 
     name: str
@@ -39,6 +41,13 @@ class Lines:
     anchors: tuple[str, ...] | None
     samples: int
     gflop: float | None = None
+
+    def ends(self, answers: Answers) -> tuple[Trial, Trial] | None:
+        """Where the gap starts, and where it ends."""
+        if self.anchors is None:
+            return None
+        start, *ends = (answers[name] for name in self.anchors)
+        return start, min(ends, key=lambda trial: value(trial, "fvd-world"))
 
     def names(self) -> set[str]:
         return {name for one in self.curves for name in one} | set(self.anchors or ())
@@ -76,17 +85,17 @@ def missing(names: Sequence[str] | set[str], answers: Answers) -> Finding | None
 def heights(lines: Lines, answers: Answers) -> NDArray[np.float64]:
     """(seeds, snapshots): the remaining gap, or ln(1 + FD)."""
     found = np.array([[value(answers[name], "fvd-world") for name in one] for one in lines.curves])
-    if lines.anchors is None:
+    if (ends := lines.ends(answers)) is None:
         return np.log1p(np.maximum(found, 0.0))
-    start, end = (value(answers[name], "fvd-world") for name in lines.anchors)
+    start, end = (value(trial, "fvd-world") for trial in ends)
     return (found - end) / (start - end)
 
 
 def unsure(lines: Lines, height: float, answers: Answers) -> float:
     """Standard error of a mean height that comes from both anchors, to first order; 0 without them."""
-    if lines.anchors is None:
+    if (ends := lines.ends(answers)) is None:
         return 0.0
-    start, end = (answers[name] for name in lines.anchors)
+    start, end = ends
     gap = value(start, "fvd-world") - value(end, "fvd-world")
     return math.hypot(height * _error(start), (1 - height) * _error(end)) / abs(gap)
 
@@ -110,12 +119,14 @@ def over_seeds(values: NDArray[np.float64], error: float = 0.0) -> tuple[float, 
 
 def no_headroom(lines: Lines, answers: Answers) -> str:
     """Why the gap between both anchors cannot be told from none; empty where it can."""
-    if lines.anchors is None:
+    if (ends := lines.ends(answers)) is None:
         return ""
-    mean, low, high = difference(*(answers[name] for name in lines.anchors))
+    mean, low, high = difference(*ends)
     if low > 0:
         return ""
-    return f"{lines.name}: the teacher at few and many steps differ by {mean:.3g} [{low:.3g}, {high:.3g}]: no headroom"
+    return (
+        f"{lines.name}: start and end of the scale differ by {mean:.3g} [{low:.3g}, {high:.3g}]: no headroom"
+    )
 
 
 def advantage(worse: Lines, better: Lines, answers: Answers) -> Finding:

@@ -47,6 +47,15 @@ def test_an_advantage_is_known_no_better_than_the_gap_that_it_is_measured_in():
     assert (unknown.high - unknown.low) / 2 == pytest.approx(1.96 * error, rel=0.1)
 
 
+def test_of_several_ends_of_the_scale_the_best_is_taken():
+    between = ("few", "weaker", "many")
+    worse, a = lines("worse", [[9.0, 5.0], [9.0, 5.0]], between)
+    better, b = lines("better", [[5.0, 1.0], [5.0, 1.0]], between)
+    found = advantage(worse, better, a | b | ANCHORS | {"weaker": trial(3.0)})
+    assert [[point.y for point in curve.points] for curve in found.curves] == [[1.0, 0.5], [0.5, 0.0]]
+    assert advantage(worse, better, a | b | ANCHORS).verdict == "not run yet"
+
+
 def test_seeds_that_disagree_reproduce_nothing():
     worse, a = lines("worse", [[9.0], [2.0], [9.0]])
     better, b = lines("better", [[2.0], [9.0], [2.0]])

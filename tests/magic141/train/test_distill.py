@@ -159,6 +159,16 @@ def test_teacher_and_start_stay_as_they_are_and_snapshots_are_kept(models, tmp_p
         assert all(torch.equal(value, old[name]) for name, value in model.state_dict().items())
 
 
+def test_after_one_update_of_dmd2_the_student_is_still_the_teacher(models, tmp_path):
+    """Claims a3 and a4 measure progress from there."""
+    _, teacher = models
+    plan = distill.Plan(method="dmd2", steps=2)
+    found, seen = distill.train(plan, settings(tmp_path, 1), batch, (teacher, teacher), EMPTY)
+    assert seen.step == 1
+    for name, value in found.state_dict().items():
+        torch.testing.assert_close(value, teacher.state_dict()[name].float(), rtol=0, atol=0)
+
+
 def test_a_student_says_which_sampler_it_needs():
     assert isinstance(Plan(method="dmd2").scheduler(), FewStepScheduler)
     cfg = Plan(method="cfg", shift=2.0).scheduler()
