@@ -133,7 +133,8 @@ class FewStepScheduler(FlowMatchScheduler):
 
     The sampler of students whose every step was trained to land on data: multistep consistency sampling
     (arXiv 2303.01469, algorithm 1), and DMD2's (arXiv 2405.14867, section 4.4). On a model that knows x0 it differs
-    from Euler's method by the noise alone; on others Euler's errors add up and these do not.
+    from Euler's method by the noise alone; on others a step's error in x0 reaches the next one noised afresh, where
+    Euler's method carries it on as it is.
     """
 
     def _move(self, x: Tensor, velocity: Tensor, now: float, then: float, generator: Generators) -> Tensor:

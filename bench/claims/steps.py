@@ -37,7 +37,7 @@ OTHERS = {"lab-student-p42": TASK, "lab-student-t2v": "text to video at once"}
 TUNED = dict.fromkeys(STEP_COUNTS, (3.0, 1.0))
 """Guidance and shift of the teacher at so many Euler steps, by fvd-world from true first frames of 256 validation
 prompts (`tune.yaml`; docs/distillation.md has the table). Claims a, c and d4 ask it by `EULER`, which was chosen with
-older weights: a clip varies more with less guidance, so that is the harder teacher to be as varied as."""
+older weights."""
 DECIDING = ((TEACHER, STEPS), (TEACHER, 56), (STUDENT, STEPS))
 """Models and steps whose trials decide about the shipped student."""
 PROTOCOL = (

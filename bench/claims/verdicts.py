@@ -18,6 +18,14 @@ from magic141.errors import InputError
 Verdict = Literal["reproduced", "not reproduced", "not testable here", "not run yet"]
 Answers = Mapping[str, Trial]
 """By the name of the trial."""
+GAP_CLOSED = 0.8
+"""Least share of the teacher's gap, as a point estimate."""
+ACCURACY_LOST = 0.02
+"""Most that the interval of the paired difference may reach below 0."""
+MOTION = (0.9, 1.1)
+"""Of the truth, as a point estimate."""
+VARIETY = 0.8
+"""What the interval of the ratio of variances must lie above."""
 DRAWS = 20_000
 NORMAL = 1.96
 """Standard errors either side of a 95 % interval."""
@@ -186,7 +194,7 @@ def difference(a: Trial, b: Trial) -> tuple[float, float, float]:
 
 
 def gap_closed(few: str, many: str, student: str, answers: Answers) -> Finding:
-    """Share of the gap between the teacher at few and at many steps; 0.8 is asked."""
+    """Share of the gap between the teacher at few and at many steps; `GAP_CLOSED` is asked."""
     if (waiting := missing((few, many, student), answers)) is not None:
         return waiting
     trials = [answers[name] for name in (few, many, student)]
@@ -199,7 +207,9 @@ def gap_closed(few: str, many: str, student: str, answers: Answers) -> Finding:
     start, end, made = (rng.normal(value(t, "fvd-world"), _error(t), DRAWS) for t in trials)
     lower, upper = np.quantile((start - made) / (start - end), [0.025, 0.975])
     share = (value(trials[0], "fvd-world") - value(trials[2], "fvd-world")) / mean
-    return Finding("reproduced" if share >= 0.8 else "not reproduced", share, float(lower), float(upper))
+    return Finding(
+        "reproduced" if share >= GAP_CLOSED else "not reproduced", share, float(lower), float(upper)
+    )
 
 
 def steps_beaten(many: str, student: str, answers: Answers) -> Finding:
@@ -211,23 +221,25 @@ def steps_beaten(many: str, student: str, answers: Answers) -> Finding:
 
 
 def accuracy_kept(many: str, student: str, answers: Answers) -> Finding:
-    """Paired difference of accuracy; the interval must lie above -0.02."""
+    """Paired difference of accuracy; the interval must lie above `-ACCURACY_LOST`."""
     if (waiting := missing((many, student), answers)) is not None:
         return waiting
     from evals.statistics import paired_difference
 
     found = paired_difference(answers[student].accuracy, answers[many].accuracy)
-    verdict: Verdict = "reproduced" if found.low > -0.02 else "not reproduced"
+    verdict: Verdict = "reproduced" if found.low > -ACCURACY_LOST else "not reproduced"
     return Finding(verdict, found.value, found.low, found.high)
 
 
 def motion_kept(student: str, answers: Answers) -> Finding:
-    """Motion over truth; 0.9 to 1.1 is asked of the value."""
+    """Motion over truth; `MOTION` is asked of the value."""
     if (waiting := missing((student,), answers)) is not None:
         return waiting
     score = answers[student].scores["motion-ratio"]
     ratio = value(answers[student], "motion-ratio")
-    return Finding("reproduced" if 0.9 <= ratio <= 1.1 else "not reproduced", ratio, score.low, score.high)
+    return Finding(
+        "reproduced" if MOTION[0] <= ratio <= MOTION[1] else "not reproduced", ratio, score.low, score.high
+    )
 
 
 Three = tuple[str, str, str]
@@ -260,7 +272,7 @@ def confirmed(first: Three, again: Three, answers: Answers) -> Finding:
 
 
 def diversity_kept(student: str, teacher: str, answers: Answers) -> Finding:
-    """Pooled ratio of variances; the interval must lie above 0.8."""
+    """Pooled ratio of variances; the interval must lie above `VARIETY`."""
     if (waiting := missing((student, teacher), answers)) is not None:
         return waiting
     from evals.diversity import variance_ratio
@@ -268,7 +280,7 @@ def diversity_kept(student: str, teacher: str, answers: Answers) -> Finding:
     scenes = answers[student].sample.scenes()
     found = variance_ratio(positions(answers[student]), positions(answers[teacher]), scenes)
     note = f"{found.ratio.n} open prompts; subjects found: student {found.found[0]:.0%}, teacher {found.found[1]:.0%}"
-    verdict: Verdict = "reproduced" if found.ratio.low > 0.8 else "not reproduced"
+    verdict: Verdict = "reproduced" if found.ratio.low > VARIETY else "not reproduced"
     return Finding(verdict, found.ratio.value, found.ratio.low, found.ratio.high, note)
 
 

@@ -2,8 +2,8 @@
 
 The simplest distillation (Luhman & Luhman 2021, arXiv 2101.02388) and the usual start of DMD2's students: from noise,
 Euler's method with many steps of the guided teacher gives a trajectory; from its states at the student's few times the
-student must predict its end. Where one condition leaves several ends, and a step starts at noise, they are close, and
-the mean square blurs them.
+student must predict its end. Where one condition leaves several ends, noises that are close lead to ends that are not,
+which the student cannot tell apart, and the mean square blurs them.
 """
 
 from __future__ import annotations

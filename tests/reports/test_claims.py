@@ -99,16 +99,18 @@ def test_what_lies_beside_a_run_gives_way_where_it_says_less_or_is_of_other_weig
 
 
 def test_steps_have_the_latency_of_the_same_model_at_as_many_steps_and_passes(make, tmp_path):
-    shared = {"model": "lab", "task": "text to video", "batch_size": 1, "sparsity": "none"}
+    shared = {"model": "lab", "task": "text to video", "num_frames": 33, "batch_size": 1, "sparsity": "none"}
+    failed = shared | {"num_inference_steps": 8, "guidance_scale": 2.0}
     records = [
         make.record(
             "teacher", steps, knobs=shared | {"num_inference_steps": steps, "guidance_scale": guidance}
         )
         for steps, guidance in ((4, 1.0), (8, 2.0))
     ]
-    long = records[1].knobs | {"num_inference_steps": 16, "seconds": 60}
+    records.insert(0, make.failed("oom", "too large", knobs=failed))
+    long = records[2].knobs | {"num_inference_steps": 16, "seconds": 60}
     records.append(make.record("long", 16, knobs=long))
-    at_once = records[1].knobs | {"task": "text to video at once"}
+    at_once = records[2].knobs | {"task": "text to video at once"}
     faster = Timing(median=0.1, low=0.09, high=0.11, n=5)
     records.append(make.record("at once", 8, knobs=at_once, stages={END_TO_END: faster}))
     folder = make.run(tmp_path / "run", records)
@@ -117,7 +119,7 @@ def test_steps_have_the_latency_of_the_same_model_at_as_many_steps_and_passes(ma
     table = ClaimsTable(scale="full", rows=(row("d1", "not run yet"),), steps=steps)
     (tmp_path / CLAIMS).write_text(table.model_dump_json())
     found, _ = claims(load([folder]))
-    assert [step.latency for step in found.steps] == [None, records[1].stages[END_TO_END], None, faster]
+    assert [step.latency for step in found.steps] == [None, records[2].stages[END_TO_END], None, faster]
     assert '<th scope="col">latency</th>' in build([folder], tmp_path / "report.html").read_text("utf-8")
 
 

@@ -125,18 +125,50 @@ def test_the_closed_share_of_the_gap(student, share, verdict):
     assert found.low < found.value < found.high
 
 
-def test_thresholds_of_the_student():
-    answers = {
-        "many": trial(2.0, accuracy=(0.9,) * 50),
-        "same": trial(1.0, accuracy=(0.9,) * 50),
-        "worse": trial(2.0, accuracy=(0.8,) * 50, motion=0.85),
-    }
-    assert accuracy_kept("many", "same", answers).verdict == "reproduced"
-    assert accuracy_kept("many", "worse", answers).verdict == "not reproduced"
-    assert motion_kept("same", answers).verdict == "reproduced"
-    assert motion_kept("worse", answers).verdict == "not reproduced"
-    assert steps_beaten("many", "same", answers).verdict == "reproduced"
-    assert steps_beaten("many", "worse", answers).verdict == "not reproduced"
+@pytest.mark.parametrize(
+    ("share", "verdict"), [(0.81, "reproduced"), (0.79, "not reproduced"), (1.3, "reproduced")]
+)
+def test_the_closed_share_decides_as_a_point_estimate(share, verdict):
+    answers = ANCHORS | {"student": trial(9.0 - 8.0 * share, half=2.0)}
+    found = gap_closed("few", "many", "student", answers)
+    assert (found.verdict, found.low < 0.8) == (verdict, share < 1.2)
+
+
+@pytest.mark.parametrize(
+    ("lost", "spread", "verdict"),
+    [
+        (0.015, 0.001, "reproduced"),
+        (0.025, 0.001, "not reproduced"),
+        (0.015, 0.1, "not reproduced"),  # lost too little by its mean, and too much by its interval
+        (-0.05, 0.001, "reproduced"),
+    ],
+)
+def test_the_whole_interval_of_what_accuracy_loses_must_be_small(lost, spread, verdict):
+    before = np.full(100, 0.9)
+    after = before - lost + spread * np.tile([-1, 1], 50)
+    answers = {name: trial(2.0, accuracy=tuple(x)) for name, x in (("many", before), ("student", after))}
+    found = accuracy_kept("many", "student", answers)
+    assert found.value == pytest.approx(-lost)
+    assert found.verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("motion", "verdict"),
+    [(0.89, "not reproduced"), (0.91, "reproduced"), (1.09, "reproduced"), (1.11, "not reproduced")],
+)
+def test_motion_is_neither_lost_nor_added(motion, verdict):
+    assert motion_kept("student", {"student": trial(2.0, motion=motion)}).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("many", "half", "verdict"),
+    [(2.3, 0.1, "reproduced"), (2.1, 0.1, "not reproduced"), (1.7, 0.1, "not reproduced")],
+)
+def test_steps_are_beaten_by_a_whole_interval(many, half, verdict):
+    answers = {"many": trial(many, half), "student": trial(2.0, half)}
+    found = steps_beaten("many", "student", answers)
+    assert found.value == pytest.approx(many - 2.0)
+    assert found.verdict == verdict
 
 
 def test_what_comes_out_otherwise_on_other_prompts_is_not_confirmed():
@@ -206,8 +238,8 @@ def test_a_setting_that_decides_nothing_needs_no_headroom():
     assert effect_of_the_dial(pairs, runs.DIALS, starved).verdict == "not testable here"
 
 
-def spread_trial(spread, prompts=40, seeds=8):
-    rng = np.random.default_rng(0)
+def spread_trial(spread, prompts=40, seeds=8, rng=0):
+    rng = np.random.default_rng(rng)
     ends = 32 + spread * rng.standard_normal((prompts, seeds, 2))
     sample = Sample(split="test", prompts=prompts, seeds=seeds)
     return trial(1.0, sample=sample, ends=tuple(tuple(map(tuple, row)) for row in ends.tolist()))
@@ -219,3 +251,15 @@ def test_diversity_is_a_ratio_of_variances():
     assert (kept.value, kept.verdict) == (pytest.approx(1.0), "reproduced")
     lost = diversity_kept("s", "t", {"s": narrow, "t": wide})
     assert (lost.value, lost.verdict) == (pytest.approx(0.25), "not reproduced")
+
+
+@pytest.mark.parametrize(
+    ("spread", "verdict"), [(4.0 * 0.85**0.5, "not reproduced"), (4.0 * 0.98**0.5, "reproduced")]
+)
+def test_the_whole_interval_of_variety_must_be_large(spread, verdict):
+    """On a student whose ends are drawn anew, so that the ratio has an interval."""
+    student, teacher = spread_trial(spread, prompts=200, rng=1), spread_trial(4.0, prompts=200)
+    found = diversity_kept("s", "t", {"s": student, "t": teacher})
+    assert found.value > 0.8
+    assert found.low < found.value
+    assert found.verdict == verdict
