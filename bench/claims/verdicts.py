@@ -50,12 +50,12 @@ class Lines:
     samples: int
     gflop: float | None = None
 
-    def ends(self, answers: Answers) -> tuple[Trial, Trial] | None:
-        """Where the gap starts, and where it ends."""
+    def ends(self, answers: Answers) -> tuple[str, str] | None:
+        """Names of the trials where the gap starts, and where it ends."""
         if self.anchors is None:
             return None
-        start, *ends = (answers[name] for name in self.anchors)
-        return start, min(ends, key=lambda trial: value(trial, "fvd-world"))
+        start, *ends = self.anchors
+        return start, min(ends, key=lambda name: value(answers[name], "fvd-world"))
 
     def names(self) -> set[str]:
         return {name for one in self.curves for name in one} | set(self.anchors or ())
@@ -95,41 +95,50 @@ def heights(lines: Lines, answers: Answers) -> NDArray[np.float64]:
     found = np.array([[value(answers[name], "fvd-world") for name in one] for one in lines.curves])
     if (ends := lines.ends(answers)) is None:
         return np.log1p(np.maximum(found, 0.0))
-    start, end = (value(trial, "fvd-world") for trial in ends)
+    start, end = (value(answers[name], "fvd-world") for name in ends)
     return (found - end) / (start - end)
 
 
-def unsure(lines: Lines, height: float, answers: Answers) -> float:
-    """Standard error of a mean height that comes from both anchors, to first order; 0 without them."""
+Errors = NDArray[np.float64]
+"""Draws (DRAWS,) of how far off a mean height is because both ends of its scale are known only so well."""
+
+
+def errors(lines: Lines, height: float, answers: Answers) -> Errors:
+    """Of a mean height; all 0 without anchors. A ratio whose denominator may be near 0 has long tails."""
     if (ends := lines.ends(answers)) is None:
-        return 0.0
-    start, end = ends
-    gap = value(start, "fvd-world") - value(end, "fvd-world")
-    return math.hypot(height * _error(start), (1 - height) * _error(end)) / abs(gap)
+        return np.zeros(DRAWS)
+    start, end = (value(answers[name], "fvd-world") for name in ends)
+    # By the trial's name: what two lines have in common errs in common.
+    starts, stops = (
+        value(answers[name], "fvd-world")
+        + _error(answers[name]) * np.random.default_rng(list(name.encode())).standard_normal(DRAWS)
+        for name in ends
+    )
+    return (end + height * (start - end) - stops) / (starts - stops) - height
 
 
-def gap_between(worse: Lines, better: Lines, answers: Answers) -> tuple[NDArray[np.float64], float]:
-    """How much higher `worse` lies on average over the run, (seeds,), and the standard error that anchors add."""
+def gap_between(worse: Lines, better: Lines, answers: Answers) -> tuple[NDArray[np.float64], Errors]:
+    """How much higher `worse` lies on average over the run, (seeds,), and the errors of that mean."""
     high, low = heights(worse, answers), heights(better, answers)
-    error = math.hypot(unsure(worse, high.mean(), answers), unsure(better, low.mean(), answers))
-    return (high - low).mean(axis=1), error
+    found = errors(worse, high.mean(), answers) - errors(better, low.mean(), answers)
+    return (high - low).mean(axis=1), found
 
 
-def over_seeds(values: NDArray[np.float64], error: float = 0.0) -> tuple[float, float | None, float | None]:
-    """Mean of (seeds,) with its 95 % t interval, widened by another standard error; none for one seed."""
+def over_seeds(values: NDArray[np.float64], off: Errors) -> tuple[float, float | None, float | None]:
+    """Mean of (seeds,) with its 95 % t interval, each side of which `off` widens; none for one seed."""
     mean, n = float(values.mean()), len(values)
     if n < 2:
         return mean, None, None
     half = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n))
-    half = math.hypot(half, NORMAL * error)
-    return mean, mean - half, mean + half
+    below, above = (math.hypot(half, side) for side in np.quantile(off, [0.025, 0.975]))
+    return mean, mean - below, mean + above
 
 
 def no_headroom(lines: Lines, answers: Answers) -> str:
     """Why the gap between both anchors cannot be told from none; empty where it can."""
     if (ends := lines.ends(answers)) is None:
         return ""
-    mean, low, high = difference(*ends)
+    mean, low, high = difference(*(answers[name] for name in ends))
     if low > 0:
         return ""
     return (
@@ -162,7 +171,7 @@ def effect_of_the_dial(
         return Finding("not testable here", note=why)
     found = {dial: gap_between(*pair, answers) for dial, pair in zip(dials, pairs, strict=True)}
     (none, one), (all_, other) = (found[dial] for dial in ENDS)
-    mean, lower, upper = over_seeds(none - all_, math.hypot(one, other))
+    mean, lower, upper = over_seeds(none - all_, one - other)
     beside = [
         f"at {stated:.0%} stated{'' if events else ' and without events'}, which decides nothing, {why}"
         for (stated, events), pair in zip(dials, pairs, strict=True)
@@ -309,7 +318,7 @@ def _band(lines: Lines, scale: float, answers: Answers) -> Curve:
     found = heights(lines, answers)
     points = []
     for k, values in enumerate(found.T):
-        mean, low, high = over_seeds(values, unsure(lines, values.mean(), answers))
+        mean, low, high = over_seeds(values, errors(lines, values.mean(), answers))
         x = scale * lines.samples * (k + 1) / found.shape[1]
         points.append(CurvePoint(x=x, y=mean, low=low, high=high))
     return Curve(name=lines.name, points=tuple(points))

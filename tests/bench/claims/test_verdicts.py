@@ -22,6 +22,11 @@ from magic141.errors import InputError
 from tests.bench.claims.answers import ANCHORS, lines, trial
 
 
+def drawn(value, half, seed=0):
+    """What a trial might have answered whose 95 % interval reaches `half` to either side."""
+    return np.random.default_rng(seed).normal(value, half / 1.96, 200_000)
+
+
 def test_progress_is_one_at_the_start_and_none_at_the_teacher():
     worse, a = lines("worse", [[9.0, 5.0], [9.0, 5.0], [9.0, 5.0]])
     better, b = lines("better", [[5.0, 1.0], [5.0, 1.0], [5.0, 1.2]])
@@ -39,12 +44,19 @@ def test_an_advantage_is_known_no_better_than_the_gap_that_it_is_measured_in():
     vague = {"few": trial(9.0, half=1.6), "many": trial(1.0, half=1.6)}
     known, unknown = (advantage(worse, better, a | b | anchors) for anchors in (ANCHORS, vague))
     assert known.value == unknown.value
-    # By drawing both anchors: heights are .76 and .26, whose errors are of the few-step anchor and of the other.
-    rng = np.random.default_rng(0)
-    few, many = rng.normal(9.0, 1.6 / 1.96, 100_000), rng.normal(1.0, 1.6 / 1.96, 100_000)
-    drawn = [(mean - many) / (few - many) for mean in (7.0167, 3.0333)]
-    error = math.hypot(*(np.subtract(*np.quantile(one, [0.84, 0.16])) / 2 for one in drawn))
-    assert (unknown.high - unknown.low) / 2 == pytest.approx(1.96 * error, rel=0.1)
+    # By drawing the anchors, which both lines share.
+    few, many = drawn(9.0, 1.6), drawn(1.0, 1.6, 1)
+    low, high = np.quantile((7.0167 - 3.0333) / (few - many), [0.025, 0.975])
+    assert (unknown.low, unknown.high) == pytest.approx((low, high), abs=0.01)
+    # Where each has its own, the errors add up.
+    own = dataclasses.replace(better, anchors=("few'", "many'"))
+    apart = advantage(worse, own, a | b | vague | {f"{name}'": one for name, one in vague.items()})
+    high_line, low_line = (
+        (mean - drawn(1.0, 1.6, 2 * k + 1)) / (drawn(9.0, 1.6, 2 * k) - drawn(1.0, 1.6, 2 * k + 1))
+        for k, mean in enumerate((7.0167, 3.0333))
+    )
+    bounds = np.quantile(high_line - low_line, [0.025, 0.975])
+    assert (apart.low, apart.high) == pytest.approx(tuple(bounds), abs=0.02)
 
 
 def test_of_several_ends_of_the_scale_the_best_is_taken():
@@ -90,9 +102,11 @@ def test_points_of_a_figure_are_known_no_better_than_the_gap_either(gap):
     worse, a = lines("worse", [[few, many], [few, many]])
     better, b = lines("better", [[few, many], [few, many]])
     found = advantage(worse, better, a | b | {"few": trial(few, half=0.5), "many": trial(many, half=0.5)})
+    starts, stops = drawn(few, 0.5), drawn(many, 0.5, 1)
     for curve in found.curves:
-        for point in curve.points:
-            assert (point.high - point.low) / 2 == pytest.approx(0.5 / (few - many))
+        for point, found_there in zip(curve.points, gap, strict=True):
+            bounds = np.quantile((found_there - stops) / (starts - stops), [0.025, 0.975])
+            assert (point.low, point.high) == pytest.approx(tuple(bounds), abs=0.02)
 
 
 def test_curves_lie_over_flops_where_those_are_what_is_equal():
@@ -201,12 +215,12 @@ def dial_pairs(gaps, events_anchors=None):
     """At every setting of the dial, lines whose remaining gaps differ by `gaps` of a whole one."""
     pairs, answers = [], {}
     for dial, gap in zip(runs.DIALS, gaps, strict=True):
-        names = tuple(f"{end} {dial}" for end in ("few", "many"))
-        answers |= dict(zip(names, (trial(9.0), trial(1.0)), strict=True))
-        if dial == (0.0, False) and events_anchors:
-            answers |= dict(zip(names, events_anchors, strict=True))
         pair = []
         for side, top in (("worse", 1.0 + 8 * gap), ("better", 1.0)):
+            names = tuple(f"{end} {side} {dial}" for end in ("few", "many"))
+            answers |= dict(zip(names, (trial(9.0), trial(1.0)), strict=True))
+            if dial == (0.0, False) and events_anchors:
+                answers |= dict(zip(names, events_anchors, strict=True))
             one, found = lines(f"{side} {dial} ", [[top], [top + 0.01], [top - 0.01]], names)
             pair.append(one)
             answers |= found
