@@ -123,11 +123,13 @@ def markdown(
 
 
 def _runs(one: Experiment, experiments: Sequence[Experiment], scale: Scale) -> str:
-    items = one.items(scale)
+    items = one.plan(scale)
     trainings = sum(isinstance(item, Train) for item in items)
     said = f"{trainings} trainings, {len(items) - trainings} trials; {hours(one.minutes(scale))} or so on two cores"
-    same = [other.id for other in experiments if other is not one and other.items(scale) == items]
-    return f"{said}, the same as of {', '.join(same)}" if same else said
+    if len(items) > len(one.items(scale)):
+        said += ", with all that the step table shows"
+    same = [other.id for other in experiments if other is not one and other.plan(scale) == items]
+    return f"{said}, the same as those of {', '.join(same)}" if same else said
 
 
 def step_table(found: ClaimsTable) -> list[str]:

@@ -106,9 +106,8 @@ class Driver:
         return settled.model_copy(update={"earlier": one.earlier, "departure": one.departure})
 
     def basis(self, one: Experiment) -> str:
-        """Of all that a verdict rests on: protocol, threshold, items and weights. Controls decide nothing."""
-        items = (item for item in one.items(self.scale) if not item.control)
-        return digest([one.protocol, one.threshold, *map(self._key, items)])
+        """Of all that a verdict rests on: protocol, threshold, items and weights."""
+        return digest([one.protocol, one.threshold, *map(self._key, one.items(self.scale))])
 
     def run(self) -> int:
         """Run what is left; returns how many items could not be. After each the table is written anew."""

@@ -62,7 +62,8 @@ class Experiment:
     """A claim, and all that decides about it.
 
     earlier: what an earlier asking found, of other weights. departure: where what was done is not what `protocol` says.
-    Neither is a part of what was registered, which stays as it was written.
+    Neither is a part of what was registered, which stays as it was written. beside: what is shown with it, and decides
+    nothing.
     """
 
     id: str
@@ -79,10 +80,15 @@ class Experiment:
     )
     earlier: str = ""
     departure: str = ""
+    beside: Callable[[Scale], list[Item]] = field(default=lambda scale: [])
+
+    def plan(self, scale: Scale) -> list[Item]:
+        """All that it needs, what decides first, so that a run cut short has its verdict."""
+        return unique([*self.items(scale), *self.beside(scale)])
 
     def minutes(self, scale: Scale) -> float:
         """On two cores."""
-        return sum(item.minutes for item in self.items(scale))
+        return sum(item.minutes for item in self.plan(scale))
 
 
 # What decides (a), (b) and (c): the area between two curves.
@@ -180,12 +186,17 @@ def _dial(
 # (d): few steps and many.
 
 
+def decisive(scale: Scale) -> list[Item]:
+    return list(deciding(scale))
+
+
 def _student(
     id: str, claim: str, paper: str, threshold: str, items: Callable[[Scale], list[Item]],
     verdict: Callable[[Scale, Answers], Finding], sample: Callable[[Scale], str], earlier: str,
     teacher: str = f"guidance {TUNED[STEPS][0]:g} and shift {TUNED[STEPS][1]:g} at {STEPS} and at 56 steps, chosen on "
     "the validation split",
     departure: str = "",
+    beside: Callable[[Scale], list[Item]] = lambda scale: [],
 ) -> Experiment:  # fmt: skip
     protocol = (
         f"image to video from true first frames, unseen test prompts; teacher: Euler, {teacher}; student: "
@@ -193,7 +204,7 @@ def _student(
     )
     return Experiment(
         id, claim, paper, protocol, threshold, lambda scale: 1, items, verdict, sample=sample,
-        earlier=f"{BEFORE}: {earlier}", departure="; ".join(filter(None, (STRENGTHENED, departure))),
+        earlier=f"{BEFORE}: {earlier}", departure="; ".join(filter(None, (STRENGTHENED, departure))), beside=beside,
     )  # fmt: skip
 
 
@@ -307,14 +318,14 @@ EXPERIMENTS: dict[str, Experiment] = {
             "total score 0.8134 at 4 steps, 0.7740 at 56 Euler steps",
             f"(FD_4 - FD_student) / (FD_4 - FD_56) is at least {GAP_CLOSED}; not testable where that of FD_4 - FD_56 "
             "holds 0",
-            step_table, lambda scale, answers: gap_closed(*deciding_names(scale), answers), table_sample,
+            decisive, lambda scale, answers: gap_closed(*deciding_names(scale), answers), table_sample,
             "1.51 [1.24, 1.93] of the student as it was trained, then 1.4 [1.14, 1.78] against guidance 2 at 56 steps; "
-            "both reproduced", departure=TUNED_LATER,
+            "both reproduced", departure=TUNED_LATER, beside=step_table,
         ),
         _student(
             "d2", "… and say what was asked", "i2v subject 0.9812 at 4 steps, 0.9804 at 56",
             f"the paired 95 % interval of accuracy-mean, student - teacher at 56, lies above -{ACCURACY_LOST}",
-            step_table,
+            decisive,
             lambda scale, answers: accuracy_kept(*deciding_names(scale)[1:], answers), table_sample,
             "-0.00285 [-0.00641, 0.000602] of the student as it was trained, then -0.00872 [-0.0124, -0.00502] against "
             "guidance 2 at 56 steps; both reproduced", departure=TUNED_LATER,
@@ -322,7 +333,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         _student(
             "d3", "… and move", "dynamic 0.4123 at 4 steps, 0.2103 at 56",
             f"motion-ratio to truth lies in {MOTION[0]} to {MOTION[1]}",
-            step_table, lambda scale, answers: motion_kept(deciding_names(scale)[2], answers), table_sample,
+            decisive, lambda scale, answers: motion_kept(deciding_names(scale)[2], answers), table_sample,
             "0.953 [0.931, 0.975] of the student as it was trained, then 0.974 [0.952, 0.998]; both reproduced",
             departure=TUNED_LATER,
         ),
@@ -347,7 +358,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         ),
         _student(
             "d5", "Four distilled steps beat fifty-six", "total score 0.8134 at 4 steps, 0.7740 at 56 Euler steps",
-            "the 95 % interval of FD_56 - FD_student lies above 0", step_table,
+            "the 95 % interval of FD_56 - FD_student lies above 0", decisive,
             lambda scale, answers: steps_beaten(*deciding_names(scale)[1:], answers), table_sample,
             "0.215 [0.113, 0.317] of the student as it was trained, then 0.167 [0.0647, 0.269] against guidance 2 at "
             "56 steps; both reproduced", departure=TUNED_LATER,
@@ -384,4 +395,4 @@ def chosen(scale: Scale, only: Sequence[str] = ()) -> list[Experiment]:
 
 def plan(experiments: Sequence[Experiment], scale: Scale) -> list[Item]:
     """All items of some experiments, each once."""
-    return unique([item for one in experiments for item in one.items(scale)])
+    return unique([item for one in experiments for item in one.plan(scale)])

@@ -98,8 +98,7 @@ PIPELINE = "pipeline"
 class Train:
     """`python -m magic141.train WORDS`, in a folder that all trainings of a store share. needs: names of trainings.
 
-    packed: whether a pipeline is made of it, `PIPELINE` in its folder, for others to learn from. control: whether it is
-    shown beside what decides, and decides nothing.
+    packed: whether a pipeline is made of it, `PIPELINE` in its folder, for others to learn from.
     """
 
     name: str
@@ -107,7 +106,6 @@ class Train:
     minutes: float
     needs: tuple[str, ...] = ()
     packed: bool = False
-    control: bool = False
 
     @property
     def id(self) -> str:
@@ -116,10 +114,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """A trial of a preset, or of the `snapshot`-th model that the training `of` kept; without one, of its pipeline.
-
-    control: as of a training.
-    """
+    """A trial of a preset, or of the `snapshot`-th model that the training `of` kept; without one, of its pipeline."""
 
     name: str
     knobs: dict[str, Knob]
@@ -129,7 +124,6 @@ class Evaluate:
     snapshot: int | None = 0
     metrics: tuple[str, ...] = QUALITY
     ends: bool = False
-    control: bool = False
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -152,14 +146,12 @@ def ask_model(
     of: str | None = None,
     snapshot: int | None = 0,
     metrics: tuple[str, ...] = QUALITY,
-    **how: bool,
+    ends: bool = False,
 ) -> Evaluate:
     passes = int(knobs["num_inference_steps"] or 0) * (1 if knobs["guidance_scale"] == 1 else 2)
     clips = sample.prompts * sample.seeds
     minutes = 0.3 + clips * (CLIP_GFLOP + PASS_GFLOP * passes) / GFLOP_A_MINUTE
-    return Evaluate(
-        name, dict(knobs), sample, minutes, of, snapshot, () if how.get("ends") else metrics, **how
-    )
+    return Evaluate(name, dict(knobs), sample, minutes, of, snapshot, () if ends else metrics, ends)
 
 
 def knobs_of(

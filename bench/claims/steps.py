@@ -6,7 +6,6 @@ The table has more rows than decide: `controls`, and students that no claim is a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from bench.claims.runs import (
     EULER,
@@ -62,7 +61,7 @@ def table_trial(scale: Scale, model: str, steps: int, start: int = 0) -> Evaluat
     metrics = tuple(name for name in TABLE_METRICS if given or name != "first-frame-psnr")
     name = f"{model} at {steps}" + (f", prompts from {start} on" if start else "")
     knobs = _knobs(model, steps)
-    return ask_model(name, knobs, sample, metrics=metrics, control=model in OTHERS)
+    return ask_model(name, knobs, sample, metrics=metrics)
 
 
 def controls(scale: Scale) -> list[tuple[str, Train, Evaluate]]:
@@ -74,19 +73,19 @@ def controls(scale: Scale) -> list[tuple[str, Train, Evaluate]]:
         # Every other method samples with fresh noise, at the shift that it learned with.
         name, knobs = f"{run.name} at {STEPS}", knobs_of(TASK, STEPS, 1.0, 1.0 if method == "cfg" else None)
         last = scale.snapshots - 1
-        trial = ask_model(name, knobs, sample, run.name, last, TABLE_METRICS, control=True)
-        found.append((method, replace(run, control=True), trial))
+        trial = ask_model(name, knobs, sample, run.name, last, TABLE_METRICS)
+        found.append((method, run, trial))
     return found
 
 
 def step_table(scale: Scale) -> list[Item]:
-    """The trials that decide come first, so that a run cut short has its verdicts."""
-    rest = [
+    """Of which only `DECIDING` decides anything; the rest is shown beside d1."""
+    table = [
         *(table_trial(scale, TEACHER, steps) for steps in STEP_COUNTS),
         *(table_trial(scale, model, steps) for model in (STUDENT, *OTHERS) for steps in FEW),
         *(item for _, run, trial in controls(scale) for item in (run, trial)),
     ]
-    return unique([*deciding(scale), *rest])
+    return unique(table)
 
 
 def step_rows(scale: Scale, answers: Answers) -> tuple[StepRow, ...]:

@@ -92,13 +92,3 @@ def test_a_settled_verdict_stands_until_what_it_rests_on_changes(tmp_path, known
     monkeypatch.setattr("bench.claims.driver.weights.fingerprint", lambda folder: "0123456789")
     changed = driver(Lab(tmp_path), B1, out=tmp_path / "third", known=known)
     assert changed.table().rows[0].verdict == "not run yet"
-
-
-def test_controls_and_students_that_no_claim_is_about_decide_nothing(tmp_path, monkeypatch):
-    (d1,) = registry.chosen(QUICK, ["d1"])
-    before = driver(Lab(tmp_path), [d1]).basis(d1)
-    monkeypatch.setattr("bench.claims.steps.METHODS", ("dmd2",))
-    monkeypatch.setattr("bench.claims.steps.OTHERS", {})
-    assert driver(Lab(tmp_path), [d1]).basis(d1) == before
-    monkeypatch.setattr("bench.claims.driver._fingerprint", lambda preset: "missing")
-    assert driver(Lab(tmp_path), [d1]).basis(d1) != before

@@ -101,7 +101,7 @@ def test_the_dial_has_no_quick_form():
 
 def test_no_trial_of_the_step_table_asks_what_its_task_cannot_answer():
     """A first frame is given from true frames alone; what lacks a score is no answer."""
-    trials = [item for item in registry.EXPERIMENTS["d1"].items(FULL) if isinstance(item, Evaluate)]
+    trials = [item for item in registry.EXPERIMENTS["d1"].plan(FULL) if isinstance(item, Evaluate)]
     assert {item.knobs["task"] for item in trials} == {"image to video", "text to video at once"}
     for item in trials:
         assert ("first-frame-psnr" in item.metrics) == (item.knobs["task"] == "image to video")
@@ -109,10 +109,20 @@ def test_no_trial_of_the_step_table_asks_what_its_task_cannot_answer():
 
 def test_what_is_asked_again_is_asked_of_prompts_that_no_other_trial_has():
     asked = {
-        name: [one.sample for one in registry.EXPERIMENTS[name].items(FULL) if isinstance(one, Evaluate)]
+        name: [one.sample for one in registry.EXPERIMENTS[name].plan(FULL) if isinstance(one, Evaluate)]
         for name in ("d1", "d4", "d6")
     }
     again = asked["d6"][3:]
     assert {(sample.start, sample.prompts) for sample in again} == {(2176, 2048)}
     assert all(one.start + one.prompts <= 2176 for name in ("d1", "d4") for one in asked[name])
     assert asked["d6"][:3] == asked["d1"][:3]
+
+
+def test_a_claim_asks_what_decides_it_and_the_step_table_hangs_on_one():
+    models = [
+        (item.knobs["model"], item.knobs["num_inference_steps"])
+        for item in registry.EXPERIMENTS["d3"].plan(FULL)
+    ]
+    assert models == [("lab", 4), ("lab", 56), ("lab-student", 4)]
+    assert registry.EXPERIMENTS["d1"].plan(FULL)[:3] == registry.EXPERIMENTS["d3"].plan(FULL)
+    assert len(registry.EXPERIMENTS["d1"].plan(FULL)) == 29
