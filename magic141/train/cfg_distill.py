@@ -7,34 +7,19 @@ stage one; the paper's first distillation). It starts from the teacher.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from magic141.scheduler import interpolate
-from magic141.train.fields import Field, Text, field, guided
+from magic141.train.fields import Field, field
 from magic141.train.flow import Batch, normal, times
-from magic141.transformer import Magic141Transformer3DModel
+from magic141.train.method import Distillation
 
 
-class CfgDistillation(nn.Module):
-    """The student, and what it learns from a batch. `empty`: the text without words."""
-
-    turns = 1
-
-    def __init__(
-        self,
-        student: Magic141Transformer3DModel,
-        teacher: Magic141Transformer3DModel,
-        empty: Text,
-        *,
-        guidance_scale: float,
-        shift: float,
-    ) -> None:
-        super().__init__()
-        self.student, self.empty, self.guidance_scale, self.shift = student, empty, guidance_scale, shift
-        self._teacher = (teacher,)  # in a tuple: no part of what is trained or saved
+class CfgDistillation(Distillation):
+    """The student, and what it learns from a batch."""
 
     def forward(self, step: int, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        target = guided(self._teacher[0], batch, self.empty, self.guidance_scale)
+        target = self.guided_teacher(batch)
         return loss(field(self.student, batch), target, batch.latents, batch.known, self.shift, generator)
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from magic141.scheduler import interpolate
-from magic141.train.fields import Field, Text, field, guided, predict_x0, step_times
+from magic141.train.fields import Field, Text, field, predict_x0, step_times
 from magic141.train.flow import Batch, normal
+from magic141.train.method import Distillation
 from magic141.transformer import Magic141Transformer3DModel
 
 HUBER = 0.03
@@ -22,10 +23,8 @@ SLOWNESS = 0.95
 """What the slow copy keeps of itself at each step."""
 
 
-class ConsistencyDistillation(nn.Module):
+class ConsistencyDistillation(Distillation):
     """The student and its slow copy. `grid`: times between which neighbours are taken."""
-
-    turns = 1
 
     def __init__(
         self,
@@ -37,10 +36,8 @@ class ConsistencyDistillation(nn.Module):
         shift: float,
         grid: int,
     ) -> None:
-        super().__init__()
-        self.student, self.slow = student, copy.deepcopy(student).requires_grad_(False)
-        self.empty, self.guidance_scale, self.shift, self.grid = empty, guidance_scale, shift, grid
-        self._teacher = (teacher,)  # in a tuple: no part of what is trained or saved
+        super().__init__(student, teacher, empty, guidance_scale=guidance_scale, shift=shift)
+        self.slow, self.grid = copy.deepcopy(student).requires_grad_(False), grid
 
     def forward(self, step: int, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         with torch.no_grad():
@@ -49,7 +46,7 @@ class ConsistencyDistillation(nn.Module):
         return loss(
             field(self.student, batch),
             field(self.slow, batch),
-            guided(self._teacher[0], batch, self.empty, self.guidance_scale),
+            self.guided_teacher(batch),
             batch.latents,
             batch.known,
             self.grid,

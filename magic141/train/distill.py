@@ -12,10 +12,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from magic141 import weights
 from magic141.conditioning import encode_ids, tokenize
@@ -31,6 +30,7 @@ from magic141.train.flow import Batch, Sampler
 from magic141.train.i2v import FRAMES, IMAGES_PER_CLIP
 from magic141.train.latents import CLIPS, IMAGES, LONG, LatentSet, SetSpec, encode_sets
 from magic141.train.loop import Progressed, Settings, autocast, fit
+from magic141.train.method import Distillation
 from magic141.train.resident import sampler_on
 from magic141.train.student import named, same_plan, store
 from magic141.train.trajectory import TrajectoryRegression
@@ -105,11 +105,11 @@ Transformers = tuple[Magic141Transformer3DModel, Magic141Transformer3DModel]
 """Student and teacher."""
 
 
-def _cfg(models: Transformers, empty: Text, plan: Plan) -> nn.Module:
+def _cfg(models: Transformers, empty: Text, plan: Plan) -> Distillation:
     return CfgDistillation(*models, empty, guidance_scale=plan.guidance, shift=plan.shift)
 
 
-def _trajectory(models: Transformers, empty: Text, plan: Plan) -> nn.Module:
+def _trajectory(models: Transformers, empty: Text, plan: Plan) -> Distillation:
     return TrajectoryRegression(
         *models,
         empty,
@@ -120,11 +120,11 @@ def _trajectory(models: Transformers, empty: Text, plan: Plan) -> nn.Module:
     )
 
 
-def _consistency(models: Transformers, empty: Text, plan: Plan) -> nn.Module:
+def _consistency(models: Transformers, empty: Text, plan: Plan) -> Distillation:
     return ConsistencyDistillation(*models, empty, guidance_scale=plan.guidance, shift=plan.shift, grid=GRID)
 
 
-def _dmd(models: Transformers, empty: Text, plan: Plan, adversarial: float = 0.0) -> nn.Module:
+def _dmd(models: Transformers, empty: Text, plan: Plan, adversarial: float = 0.0) -> Distillation:
     student, teacher = models
     recipe = Recipe(
         num_inference_steps=plan.steps,
@@ -136,11 +136,11 @@ def _dmd(models: Transformers, empty: Text, plan: Plan, adversarial: float = 0.0
     return Dmd2(student, Critic(copy.deepcopy(teacher).requires_grad_(True)), teacher, empty, recipe)
 
 
-def _dmd2(models: Transformers, empty: Text, plan: Plan) -> nn.Module:
+def _dmd2(models: Transformers, empty: Text, plan: Plan) -> Distillation:
     return _dmd(models, empty, plan, ADVERSARIAL)
 
 
-METHODS: dict[str, Callable[[Transformers, Text, Plan], nn.Module]] = {
+METHODS: dict[str, Callable[[Transformers, Text, Plan], Distillation]] = {
     "cfg": _cfg,
     "trajectory": _trajectory,
     "consistency": _consistency,
@@ -149,8 +149,8 @@ METHODS: dict[str, Callable[[Transformers, Text, Plan], nn.Module]] = {
 }
 """How each is made of (student, teacher), the text without words, and the plan.
 
-A method is a module that is trained and saved: the student, and whatever else learns beside it. Its `turns` are the
-steps of one round, in which each of its parts has learned; calling it gives the loss terms of a step.
+A method is a module that is trained and saved: the student, and whatever else learns beside it. Calling it gives the
+loss terms of a step.
 """
 
 Draw = Callable[[str, torch.Generator], Batch]
@@ -209,9 +209,9 @@ def train(
     """
     torch.manual_seed(settings.seed)
     student, teacher = (copy.deepcopy(model).float() for model in models)
-    teacher.to(settings.device).requires_grad_(False).eval()
+    teacher.to(settings.device)
     empty = (empty[0].to(settings.device).float(), empty[1].to(settings.device).float())
-    method: Any = METHODS[plan.method]((student.requires_grad_(True), teacher), empty, plan)
+    method = METHODS[plan.method]((student.requires_grad_(True), teacher), empty, plan)
 
     def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         task = plan.tasks[step // method.turns % len(plan.tasks)]
@@ -222,7 +222,7 @@ def train(
 
     solvers = method.optimizers(settings.lr) if isinstance(method, Dmd2) else None
 
-    def keep_student(average: Any, seen: Progressed) -> None:
+    def keep_student(average: Distillation, seen: Progressed) -> None:
         if keep is not None:
             keep(average.student, seen)
 

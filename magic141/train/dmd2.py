@@ -27,11 +27,11 @@ from magic141.train.fields import (
     backward_simulation,
     features,
     field,
-    guided,
     predict_x0,
     step_times,
 )
 from magic141.train.flow import Batch, normal
+from magic141.train.method import Distillation
 from magic141.transformer import Magic141Transformer3DModel
 
 TIME_RANGE = (0.02, 0.98)
@@ -65,8 +65,8 @@ class Critic(nn.Module):
         )
 
 
-class Dmd2(nn.Module):
-    """Student and critic, trained in turns; `teacher` stays as it is. `empty`: the text without words."""
+class Dmd2(Distillation):
+    """Student and critic, trained in turns."""
 
     def __init__(
         self,
@@ -76,13 +76,10 @@ class Dmd2(nn.Module):
         empty: Text,
         recipe: Recipe,
     ) -> None:
-        super().__init__()
-        self.student, self.critic = student, critic
-        self.recipe, self.empty = recipe, empty
+        super().__init__(student, teacher, empty, guidance_scale=recipe.guidance_scale, shift=recipe.shift)
+        self.critic, self.recipe = critic, recipe
         self.turns = recipe.critic_updates + 1
         self.times = step_times(recipe.num_inference_steps, recipe.shift)
-        # In a tuple: no part of what is trained or saved.
-        self._teacher = (teacher.requires_grad_(False).eval(),)
 
     def forward(self, step: int, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Loss terms of update `step`: `critic_updates` of the critic, then one of the student, and again."""
@@ -90,7 +87,7 @@ class Dmd2(nn.Module):
         self.critic.requires_grad_(not students_turn)
         with torch.set_grad_enabled(students_turn):
             x0 = self.generate(batch, generator)
-        t = score_times(len(x0), self.recipe.shift, generator).to(x0.device)
+        t = score_times(len(x0), self.shift, generator).to(x0.device)
         noise = normal(x0, generator)
         return (self.student_terms if students_turn else self.critic_terms)(x0, noise, t, batch)
 
@@ -105,7 +102,7 @@ class Dmd2(nn.Module):
     def student_terms(self, x0: Tensor, noise: Tensor, t: Tensor, batch: Batch) -> dict[str, Tensor]:
         x_t = interpolate(x0, noise, t)
         with torch.no_grad():
-            real = predict_x0(guided(self._teacher[0], batch, self.empty, self.recipe.guidance_scale), x_t, t)
+            real = predict_x0(self.guided_teacher(batch), x_t, t)
             fake = predict_x0(field(self.critic.transformer, batch), x_t, t)
         terms = {"matching": matching_loss(x0, real, fake, batch.known)}
         if self.recipe.adversarial:

@@ -9,20 +9,19 @@ which the student cannot tell apart, and the mean square blurs them.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from magic141.train.fields import Field, Text, euler, field, guided, predict_x0, step_times
+from magic141.train.fields import Field, Text, euler, field, predict_x0, step_times
 from magic141.train.flow import Batch, normal
+from magic141.train.method import Distillation
 from magic141.transformer import Magic141Transformer3DModel
 
 
-class TrajectoryRegression(nn.Module):
+class TrajectoryRegression(Distillation):
     """The student, and what it learns from a batch: of the batch's latents only those that it gives are used.
 
     stride: steps of the teacher for one of the student.
     """
-
-    turns = 1
 
     def __init__(
         self,
@@ -35,16 +34,12 @@ class TrajectoryRegression(nn.Module):
         shift: float,
         stride: int,
     ) -> None:
-        super().__init__()
-        self.student, self.empty = student, empty
+        super().__init__(student, teacher, empty, guidance_scale=guidance_scale, shift=shift)
         self.steps, self.stride = num_inference_steps, stride
-        self.guidance_scale, self.shift = guidance_scale, shift
-        self._teacher = (teacher,)  # in a tuple: no part of what is trained or saved
 
     def forward(self, step: int, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        target = guided(self._teacher[0], batch, self.empty, self.guidance_scale)
         noise = normal(batch.latents, generator)
-        states = trajectory(target, noise, self.steps, self.stride, self.shift)
+        states = trajectory(self.guided_teacher(batch), noise, self.steps, self.stride, self.shift)
         return loss(field(self.student, batch), states, step_times(self.steps, self.shift), batch.known)
 
 
