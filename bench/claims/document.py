@@ -20,9 +20,8 @@ been answered. What was changed on the way, or done otherwise than a protocol sa
 what an earlier asking found stays beside a later one.
 
 A verdict is *reproduced* or *not reproduced* where its threshold decides; *not testable here* where the lab has no
-headroom for it (the reason is given); *not run yet* until all of its trials are done. Where it says "answers not kept",
-the verdict was committed and the answers of its trials were not: a full run asks them once more. Numbers of the paper
-are from arXiv 2502.07701.
+headroom for it (the reason is given); *not run yet* until all of its trials are done. Of some earlier askings the
+answers were not kept. Numbers of the paper are from arXiv 2502.07701.
 
 FD is `fvd-world`, debiased, of generated frames only; lower is better. Distillation progress is normalised as (FD -
 FD_56) / (FD_4 - FD_56): 1 where the student is as far as the teacher in as few Euler steps, 0 where it does what the

@@ -2,7 +2,7 @@
 
 A store is a folder: `done.jsonl`, a line an item; `train/TEACHER/NAME-KEY`, the trainings, each resumed from its own
 checkpoint, and begun anew where its key is another. An interruption loses one item, or of a training its last minutes.
-What `bench.claims.published` has answers to is not run again, and its verdicts stand until their answers are all there.
+What `bench.claims.published` has answers to is not run again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bench.claims.published import Done
 from bench.claims.registry import EXPERIMENTS, Experiment, plan
 from bench.claims.runs import PIPELINE, TEACHER, Evaluate, Item, Scale, Train
 from bench.errors import RunError
-from bench.records import CLAIMS, ClaimRow, ClaimsTable, digest, write_atomically
+from bench.records import CLAIMS, ClaimsTable, digest, write_atomically
 from bench.trials import PROTOCOL, Question, Trial, value
 from evals.catalogue import STATISTICS, WEIGHTS, identity
 from magic141 import weights
@@ -57,9 +57,8 @@ class Driver:
         self._by_name = {item.name: item for item in plan(list(EXPERIMENTS.values()), self.scale)}
         known = published.answers(self.known) if self.known else {}
         path = self.out / DONE
-        lines = published.parsed(jsonl.read(path), Done, path, "name another folder with --out")
+        lines = published.parsed(jsonl.read(path), path, "name another folder with --out")
         self._done = known | {line.key: line for line in lines}
-        self._settled = published.verdicts(self.known) if self.known else {}
 
     @property
     def items(self) -> list[Item]:
@@ -92,22 +91,7 @@ class Driver:
     def _table(self, experiments: Sequence[Experiment]) -> ClaimsTable:
         lines = {item.name: self._done.get(self._key(item)) for item in plan(experiments, self.scale)}
         answers = {name: line.trial for name, line in lines.items() if line and line.trial}
-        found = table(experiments, self.scale, answers, self._teacher)
-        rows = zip(experiments, found.rows, strict=True)
-        return found.model_copy(update={"rows": tuple(self._known_row(one, row) for one, row in rows)})
-
-    def _known_row(self, one: Experiment, row: ClaimRow) -> ClaimRow:
-        """The committed row of an experiment that this invocation has not run, if there is one of these weights."""
-        if row.verdict != "not run yet":
-            return row
-        settled = self._settled.get(self.basis(one))
-        if settled is None:
-            return row
-        return settled.model_copy(update={"earlier": one.earlier, "departure": one.departure})
-
-    def basis(self, one: Experiment) -> str:
-        """Of all that a verdict rests on: protocol, threshold, items and weights."""
-        return digest([one.protocol, one.threshold, *map(self._key, one.items(self.scale))])
+        return table(experiments, self.scale, answers, self._teacher)
 
     def run(self) -> int:
         """Run what is left; returns how many items could not be. After each the table is written anew."""
@@ -221,11 +205,8 @@ class Driver:
             theirs = _read(shared)
             if theirs.scale == "full" and theirs.teacher == self._teacher:
                 return
-        known = [one for one in EXPERIMENTS.values() if one in self.experiments or self._answered(one)]
+        known = [one for one in EXPERIMENTS.values() if one in self.experiments or not self._left([one])]
         write_atomically(shared, self._table(known).model_dump_json(indent=1) + "\n")
-
-    def _answered(self, experiment: Experiment) -> bool:
-        return self.basis(experiment) in self._settled or not self._left([experiment])
 
 
 def _read(path: Path) -> ClaimsTable:

@@ -1,26 +1,24 @@
-"""What is committed of earlier runs: answers that a new store goes on from, and verdicts whose answers were not kept.
+"""What is committed of earlier runs: answers that a new store goes on from.
 
 `answers.jsonl` grows by `python -m bench claims --publish`, so that a run of hours can be shared among machines and
-days. `verdicts.jsonl` holds rows alone, from before answers were kept. Both are bound to the weights, the training
-commands and the scoring that they rest on: of others they say nothing. What stands in code and not in a command, as a
-learning rate does, binds them through `bench.trials.PROTOCOL`, which whoever changes it raises. `claims.json` is the
-table that they make, for reports.
+days. Answers are bound to the weights, the training commands and the scoring that they rest on: of others they say
+nothing. What stands in code and not in a command, as a learning rate does, binds them through `bench.trials.PROTOCOL`,
+which whoever changes it raises. `claims.json` is the table that they make, for reports.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
 
 from pydantic import ValidationError
 
 from bench.errors import RunError
-from bench.records import CLAIMS, PUBLISHED_CLAIMS, ClaimRow, ClaimsTable, Frozen, write_atomically
+from bench.records import CLAIMS, PUBLISHED_CLAIMS, ClaimsTable, Frozen, write_atomically
 from bench.trials import Trial
 
 FOLDER = PUBLISHED_CLAIMS.parent
-ANSWERS, VERDICTS = "answers.jsonl", "verdicts.jsonl"
+ANSWERS = "answers.jsonl"
 
 
 class Done(Frozen):
@@ -32,14 +30,6 @@ class Done(Frozen):
     trial: Trial | None = None
 
 
-class Settled(Frozen):
-    """A row of the claims table. `basis`: the keys of all items that it rests on, as one digest."""
-
-    basis: str
-    row: ClaimRow
-
-
-Line = TypeVar("Line", bound=Frozen)
 REMEDY = (
     "take the committed file again (`git checkout -- bench/claims/published`), or leave it out with --afresh"
 )
@@ -47,12 +37,10 @@ REMEDY = (
 
 def answers(folder: Path = FOLDER) -> dict[str, Done]:
     """Committed answers by key. Raises RunError where they cannot be read."""
-    return {line.key: line for line in _lines(folder / ANSWERS, Done)}
-
-
-def verdicts(folder: Path = FOLDER) -> dict[str, ClaimRow]:
-    """Committed rows by their basis. Raises RunError where they cannot be read."""
-    return {line.basis: line.row for line in _lines(folder / VERDICTS, Settled)}
+    path = folder / ANSWERS
+    # Unlike `jsonl.read` it repairs nothing: this file is under version control.
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return {line.key: line for line in parsed(lines, path, REMEDY)}
 
 
 def publish(done: Iterable[Done], folder: Path = FOLDER) -> int:
@@ -72,14 +60,9 @@ def publish_table(table: ClaimsTable, folder: Path = FOLDER) -> None:
     write_atomically(folder / CLAIMS, table.model_dump_json(indent=1, exclude_defaults=True) + "\n")
 
 
-def parsed(lines: Iterable[bytes], kind: type[Line], path: Path, remedy: str) -> list[Line]:
-    """The lines of `path` as records. Raises RunError, with the remedy, where one is none."""
+def parsed(lines: Iterable[bytes], path: Path, remedy: str) -> list[Done]:
+    """The lines of `path`. Raises RunError, with the remedy, where one is none."""
     try:
-        return [kind.model_validate_json(line) for line in lines]
+        return [Done.model_validate_json(line) for line in lines]
     except ValidationError as error:
         raise RunError(f"{path} cannot be read: {error}; {remedy}") from error
-
-
-def _lines(path: Path, kind: type[Line]) -> list[Line]:
-    """Unlike `jsonl.read` it repairs nothing: these files are under version control."""
-    return parsed(path.read_bytes().splitlines() if path.exists() else [], kind, path, REMEDY)
