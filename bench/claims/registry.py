@@ -250,7 +250,7 @@ FROM_START = (
     "(the teacher's weights, sampled as a student is), FD_56 that of the teacher with the better of guidance 2 and 3"
 )
 SEEN_BEFORE = (
-    "registered after the curves had been seen by the other scale, and before FD_0 and FD_56 with guidance 3 had been "
+    "registered after the curves had been seen by the other scale, and before FD_0 or FD_56 with guidance 3 had been "
     "asked: the gap between the teacher's 4 and 56 steps had turned out too small to measure by"
 )
 OVER_SEEDS = "the 95 % t interval over seeds lies above 0"
@@ -312,10 +312,6 @@ EXPERIMENTS: dict[str, Experiment] = {
             "b1 with 0, 50 and 100 % of hidden factors stated, and at 0 % without events, from pictures whose captions "
             "state 0, 50 and 100 %",
             "; ".join((DIAL_REWRITTEN, WITH_EVENTS)),
-        ),
-        _dial(
-            partial(equal_samples, from_start=True), "c3", "c1, measured from where each student starts",
-            "The curves of c1, on the scale of a3. Its teacher has guidance 2 at 56 steps", SEEN_BEFORE,
         ),
         _student(
             "d1", "Four distilled steps do what fifty-six do",

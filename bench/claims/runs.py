@@ -254,19 +254,16 @@ def anchors(scale: Scale, task: str, dial: Dial | None = None) -> tuple[Evaluate
     return few, many
 
 
-def anchors_from_start(scale: Scale, tasks: Sequence[str], asked: str, dial: Dial | None) -> list[Item]:
-    """The student before its first update, and the teacher at 56 steps: `TEACHER` with guidance 2 and 3."""
+def anchors_from_start(scale: Scale, tasks: Sequence[str], asked: str) -> list[Item]:
+    """The student before its first update, and the teacher at 56 steps with guidance 2 and 3."""
     # Of one update, which is the critic's: the student is still the teacher, and is asked as a student is.
-    short = replace(scale, snapshots=1)
-    # The dial's teacher has more stored already.
-    run = distilled(short if dial else replace(short, stored=64), tasks, 0, 1, dial)
-    sample = _validation(scale.anchors, dial)
-    found: list[Item] = [run, ask_model(f"{run.name}@1", knobs_of(asked, STEPS, 1.0), sample, run.name)]
-    found.append(_anchor(scale, asked, 56, dial))
-    if dial is None:
-        with_three = knobs_of(asked, 56, 3.0, 1.0, TEACHER)
-        found.append(ask_model(f"teacher at 56, {asked}, guidance 3", with_three, sample))
-    return found
+    run = distilled(replace(scale, stored=64, snapshots=1), tasks, 0, samples=1)
+    start = ask_model(
+        f"{run.name}@1", knobs_of(asked, STEPS, 1.0), _validation(scale.anchors, None), run.name
+    )
+    with_three = knobs_of(asked, 56, 3.0, 1.0, TEACHER)
+    other = ask_model(f"teacher at 56, {asked}, guidance 3", with_three, _validation(scale.anchors, None))
+    return [run, start, _anchor(scale, asked, 56, None), other]
 
 
 def _anchor(scale: Scale, task: str, steps: int, dial: Dial | None) -> Evaluate:
@@ -297,7 +294,7 @@ def progress(
     from_start: that gap begins where the student does, and not at the teacher of as few Euler steps.
     """
     between: Sequence[Item] = (
-        anchors_from_start(scale, tasks, asked, dial) if from_start else anchors(scale, asked, dial)
+        anchors_from_start(scale, tasks, asked) if from_start else anchors(scale, asked, dial)
     )
     runs = [distilled(scale, tasks, seed, samples, dial) for seed in range(seeds)]
     curves = [curve(scale, run, knobs_of(asked, STEPS, 1.0), dial) for run in runs]

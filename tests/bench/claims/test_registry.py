@@ -1,7 +1,6 @@
 """What is registered: commands, seeds, what experiments share. No training."""
 
 import math
-from functools import partial
 
 import pytest
 
@@ -77,17 +76,14 @@ def test_the_sample_says_how_long_trainings_are(name, samples):
     assert f"a run of {samples} samples" in registry.EXPERIMENTS[name].sample(FULL)
 
 
-DIALLED = partial(registry.equal_samples, dial=(0.5, True))
-
-
-@pytest.mark.parametrize("pair", [registry.equal_samples, registry.equal_flops, DIALLED])
+@pytest.mark.parametrize("pair", [registry.equal_samples, registry.equal_flops])
 def test_the_students_start_is_asked_as_its_curve_is(pair):
     for lines in pair(FULL, from_start=True):
         items = {item.name: item for item in lines.items}
         start, *ends = (items[name] for name in lines.anchors)
         assert start.knobs == items[lines.curves[0][0]].knobs
         assert items[start.of].words[items[start.of].words.index("--samples") + 1] == "1"
-        assert [item.knobs["guidance_scale"] for item in ends] == ([2.0] if pair is DIALLED else [2.0, 3.0])
+        assert [item.knobs["guidance_scale"] for item in ends] == [2.0, 3.0]
         for item in ends:
             assert item.knobs["task"] == start.knobs["task"]
             assert (item.knobs["num_inference_steps"], item.sample) == (56, start.sample)
