@@ -295,7 +295,7 @@ def select(
 
 @app.command()
 def claims(
-    quick: Annotated[bool, typer.Option("--quick", help="Run b2 alone, small, in about 10 minutes.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Run b2 alone, small, in 20 minutes.")] = False,
     only: Annotated[list[str] | None, typer.Option("--only", metavar="CLAIM", help="a1, b1, …")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the items, their cost and the table as it is, and stop.")

@@ -106,7 +106,7 @@ def _latency(row: StepRow, runs: Sequence[Run]) -> Timing | None:
         "model": row.model,
         "num_inference_steps": row.steps,
         "task": "text to video" if row.task == "image to video" else row.task,
-        "num_frames": 33,
+        "num_frames": 33,  # as every row's clips have
         "batch_size": 1,
         "sparsity": "none",
     }

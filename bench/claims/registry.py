@@ -186,10 +186,6 @@ def _dial(
 # (d): few steps and many.
 
 
-def decisive(scale: Scale) -> list[Item]:
-    return list(deciding(scale))
-
-
 def _student(
     id: str, claim: str, paper: str, threshold: str, items: Callable[[Scale], list[Item]],
     verdict: Callable[[Scale, Answers], Finding], sample: Callable[[Scale], str], earlier: str,
@@ -318,14 +314,14 @@ EXPERIMENTS: dict[str, Experiment] = {
             "total score 0.8134 at 4 steps, 0.7740 at 56 Euler steps",
             f"(FD_4 - FD_student) / (FD_4 - FD_56) is at least {GAP_CLOSED}; not testable where that of FD_4 - FD_56 "
             "holds 0",
-            decisive, lambda scale, answers: gap_closed(*deciding_names(scale), answers), table_sample,
+            deciding, lambda scale, answers: gap_closed(*deciding_names(scale), answers), table_sample,
             "1.51 [1.24, 1.93] of the student as it was trained, then 1.4 [1.14, 1.78] against guidance 2 at 56 steps; "
             "both reproduced", departure=TUNED_LATER, beside=step_table,
         ),
         _student(
             "d2", "… and say what was asked", "i2v subject 0.9812 at 4 steps, 0.9804 at 56",
             f"the paired 95 % interval of accuracy-mean, student - teacher at 56, lies above -{ACCURACY_LOST}",
-            decisive,
+            deciding,
             lambda scale, answers: accuracy_kept(*deciding_names(scale)[1:], answers), table_sample,
             "-0.00285 [-0.00641, 0.000602] of the student as it was trained, then -0.00872 [-0.0124, -0.00502] against "
             "guidance 2 at 56 steps; both reproduced", departure=TUNED_LATER,
@@ -333,7 +329,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         _student(
             "d3", "… and move", "dynamic 0.4123 at 4 steps, 0.2103 at 56",
             f"motion-ratio to truth lies in {MOTION[0]} to {MOTION[1]}",
-            decisive, lambda scale, answers: motion_kept(deciding_names(scale)[2], answers), table_sample,
+            deciding, lambda scale, answers: motion_kept(deciding_names(scale)[2], answers), table_sample,
             "0.953 [0.931, 0.975] of the student as it was trained, then 0.974 [0.952, 0.998]; both reproduced",
             departure=TUNED_LATER,
         ),
@@ -359,7 +355,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         ),
         _student(
             "d5", "Four distilled steps beat fifty-six", "total score 0.8134 at 4 steps, 0.7740 at 56 Euler steps",
-            "the 95 % interval of FD_56 - FD_student lies above 0", decisive,
+            "the 95 % interval of FD_56 - FD_student lies above 0", deciding,
             lambda scale, answers: steps_beaten(*deciding_names(scale)[1:], answers), table_sample,
             "0.215 [0.113, 0.317] of the student as it was trained, then 0.167 [0.0647, 0.269] against guidance 2 at "
             "56 steps; both reproduced", departure=TUNED_LATER,

@@ -291,8 +291,9 @@ def progress(
 ) -> Lines:
     """Curves of the remaining gap, one a seed, and the items that they rest on.
 
-    from_start: that gap begins where the student does, and not at the teacher of as few Euler steps.
+    from_start: that gap begins where the student does, and not at the teacher of as few Euler steps; without a dial.
     """
+    assert not (from_start and dial), "the start of the dial's students is not asked"
     between: Sequence[Item] = (
         anchors_from_start(scale, tasks, asked) if from_start else anchors(scale, asked, dial)
     )

@@ -114,7 +114,7 @@ def spread_items(scale: Scale) -> list[Item]:
     return [spread_trial(scale, TEACHER, 56), spread_trial(scale, STUDENT, STEPS)]
 
 
-def deciding(scale: Scale, fresh: bool = False) -> list[Evaluate]:
+def deciding(scale: Scale, fresh: bool = False) -> list[Item]:
     """The trials of `DECIDING`; fresh: on test prompts that come after all others that claims d ask."""
     start = scale.table_prompts + 2 * scale.spread[0] if fresh else 0
     return [table_trial(scale, model, steps, start) for model, steps in DECIDING]
