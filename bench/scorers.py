@@ -56,7 +56,7 @@ class Examinable(Protocol):
 class LabScorer:
     """The scores of `evals.lab`: they need prompts of the lab world, whose truth is known."""
 
-    imports = ("evals.lab",)
+    imports = ("evals.lab", "evals.clip_scores")
 
     def protocols(self, metrics: Sequence[str], clips: int, num_frames: int) -> dict[str, str]:
         from evals import catalogue

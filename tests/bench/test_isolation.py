@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 import subprocess
@@ -28,6 +29,10 @@ def hang(folder: Path, announcer: Announcer) -> None:
     grandchild = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     (folder / "grandchild").write_text(str(grandchild.pid))
     time.sleep(600)
+
+
+def count_set_aside(folder: Path, announcer: Announcer) -> None:
+    (folder / "set aside").write_text(str(gc.get_freeze_count()))
 
 
 def killed(announcer: Announcer) -> None:
@@ -66,6 +71,11 @@ def test_a_child_says_where_it_is(tmp_path: Path, isolation: Isolation) -> None:
     assert int((tmp_path / "pid").read_text()) != os.getpid()
     assert ending.spawn_seconds is not None
     assert 0 < ending.spawn_seconds < ending.seconds
+
+
+def test_collections_in_a_child_leave_out_what_was_imported(tmp_path: Path, isolation: Isolation) -> None:
+    isolation.call(count_set_aside, (tmp_path,), tmp_path / "log", 60)
+    assert int((tmp_path / "set aside").read_text()) > 10_000  # numpy and pydantic alone are more
 
 
 def test_a_child_that_hangs_is_ended_with_its_own(tmp_path: Path, isolation: Isolation) -> None:
