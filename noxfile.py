@@ -45,8 +45,13 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests but the slow ones (`-- -m slow`); `gpu` ones are left out where there is no accelerator."""
-    run_python(session, "-m", "pytest", "-q", *(session.posargs or ("-m", "not slow")))
+    """Run the tests but the slow ones (`-- -m slow`); `gpu` ones are left out where there is no accelerator.
+
+    Words after `--` take the place of ours, the workers included.
+    """
+    # A file's tests stay together: they share what is costly to make. Four workers at most: each imports PyTorch.
+    ours = ("-m", "not slow", "--numprocesses", "logical", "--maxprocesses", "4", "--dist", "loadfile")
+    run_python(session, "-m", "pytest", "-q", *(session.posargs or ours))
 
 
 @nox.session

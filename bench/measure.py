@@ -228,9 +228,10 @@ def _live_tensor_bytes() -> int:
     for thing in gc.get_objects():
         # A tensor around others (torchao's weights of few bits) has no storage; those inside it are met as well.
         wraps = hasattr(type(thing), "__tensor_flatten__")
-        if issubclass(type(thing), torch.Tensor) and not wraps and thing.device.type == "cpu":
+        if issubclass(type(thing), torch.Tensor) and not wraps:
             storage = thing.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
+            if storage.device.type == "cpu":  # that of a compiler's fake tensor is not, whatever the tensor says
+                storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
 
 

@@ -101,6 +101,21 @@ def test_peak_tensor_bytes_are_exact() -> None:
     assert after[0] - before[0] == second.nbytes
 
 
+def test_a_fake_tensor_holds_nothing() -> None:
+    """A compiler leaves some behind: on the CPU, they say, and without an address."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with measure.peak_tensor_bytes() as before:
+        pass
+    with FakeTensorMode():
+        fake = torch.empty(1_000_000)
+    with measure.peak_tensor_bytes() as after:
+        pass
+    assert fake.device.type == "cpu"
+    assert after == before
+
+
 def test_memory_inside_fused_operators_is_seen() -> None:
     """The scratch of one operator, which a dispatch mode would not see."""
     import torch
