@@ -109,6 +109,7 @@ class PromptSpec(Strict):
     count: int | None = Field(None, ge=1)
     stated: float = Field(0.0, ge=0, le=1, description="share of hidden factors that captions state")
     events: bool = Field(True, description="whether turns, late objects and unsaid directions occur")
+    terse: bool = Field(False, description="whether captions name the subject alone")
     texts: list[Annotated[str, Field(min_length=1)]] | None = Field(None, min_length=1)
     file: Path | None = None
 
@@ -118,6 +119,8 @@ class PromptSpec(Strict):
             raise ValueError("give exactly one of `split` (with `count`), `texts`, `file`")
         if (self.split is None) != (self.count is None):
             raise ValueError("`count` goes with `split`, and a split needs it")
+        if self.terse and self.stated:
+            raise ValueError("a terse caption states nothing hidden: give `terse` or `stated`")
         return self
 
     def scenes(self) -> list[tuple[str, Any]]:
@@ -125,7 +128,7 @@ class PromptSpec(Strict):
         if self.split is not None and self.count is not None:
             from magic141.data.world import World
 
-            world = World(stated=self.stated, events=self.events)
+            world = World(stated=self.stated, events=self.events, terse=self.terse)
             return [(scene.caption(), scene) for scene in world.scenes(self.split, self.start, self.count)]
         return [(text, None) for text in self.texts or self._lines()]
 
@@ -142,7 +145,7 @@ class PromptSpec(Strict):
     @property
     def source(self) -> str:
         if self.split is not None:
-            dial = f" stated={self.stated:g} events={self.events}"
+            dial = f" stated={self.stated:g} events={self.events}" + " terse" * self.terse
             return f"world {self.split} {self.start}..{self.start + (self.count or 0) - 1}{dial}"
         return f"file {self.file.name}" if self.file else "texts"
 

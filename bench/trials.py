@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from bench import systems
 from bench.records import Frozen, Knob, Score, digest
@@ -32,7 +32,7 @@ PROTOCOL = 1
 
 
 class Sample(Frozen):
-    """Which scenes of the lab world, and how many seeds of each; `stated`, `events` are its dials."""
+    """Which scenes of the lab world, and how many seeds of each; `stated`, `events`, `terse` are its dials."""
 
     split: Literal["train", "validation", "test", "compositional"]
     prompts: int
@@ -40,11 +40,21 @@ class Sample(Frozen):
     start: int = 0
     stated: float = 0.0
     events: bool = True
+    terse: bool = False
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `terse` where it is off: questions that were asked before there was such a dial keep their ids."""
+        written: dict[str, Any] = serialize(self)
+        if not self.terse:
+            written.pop("terse", None)
+        return written
 
     def scenes(self) -> list[Scene]:
         from magic141.data.world import World
 
-        return World(stated=self.stated, events=self.events).scenes(self.split, self.start, self.prompts)
+        world = World(stated=self.stated, events=self.events, terse=self.terse)
+        return world.scenes(self.split, self.start, self.prompts)
 
 
 class Trial(Frozen):

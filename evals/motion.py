@@ -41,9 +41,11 @@ def displacement(track: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def true_displacement(scene: Scene, start: int = 0) -> float:
-    """m of the scene's exact path; NaN where the ratio leaves it out (subject at rest, or a second object in view)."""
+    """m of the scene's exact path; NaN where the ratio leaves it out: for a subject at rest, a second object in view,
+    a caption that does not say whether the subject moves.
+    """
     truth = scene.truth(CLIP_FRAMES, start)
-    if truth.visible[:, 1:].any():
+    if scene.terse or truth.visible[:, 1:].any():
         return float("nan")
     magnitude = float(displacement(truth.positions[list(CENTRES), 0]))
     return magnitude if magnitude > 0 else float("nan")

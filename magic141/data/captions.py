@@ -80,6 +80,8 @@ def describe(scene: Scene, start: int) -> str:
     words = [
         f"a {pick(_SIZE[subject.size])} {factors.COLOURS[subject.colour]} {factors.SHAPES[subject.shape]}"
     ]
+    if scene.terse:
+        return words[0]
     words.append(pick(_LAW[motion.name]))
     truth = scene.truth(2, start)
     if motion.name == "drift" and scene.direction_said:

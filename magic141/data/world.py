@@ -64,6 +64,8 @@ Split = Literal["train", "validation", "test", "compositional"]
 
 # A pan over a flat or slowly changing background cannot be told from the object's own drift.
 _PANNABLE = (BACKGROUNDS.index("stripes"), BACKGROUNDS.index("checker"), BACKGROUNDS.index("speckle"))
+_LOOK = {"shape", "colour", "size"}
+"""Labels that a terse caption says."""
 _SEEDS = {"train": 11, "validation": 12, "test": 13, "compositional": 14}
 
 
@@ -112,6 +114,7 @@ class Scene:
     late_motion: Motion | None
     direction_said: bool
     stated: frozenset[str]
+    terse: bool = False
 
     @property
     def bodies(self) -> list[Body]:
@@ -130,7 +133,7 @@ class Scene:
 
         A direction is identifiable when the subject drifts for 8 frames from `start` without bounce or turn.
         """
-        return {
+        labels = {
             "shape": self.subject.shape,
             "colour": self.subject.colour,
             "size": self.subject.size,
@@ -142,6 +145,9 @@ class Scene:
             "direction": self._direction(start) if self.direction_said else -1,
             "camera": int(self.pan != (0.0, 0.0)),
         }
+        if self.terse:
+            labels.update(dict.fromkeys(labels.keys() - _LOOK, -1))
+        return labels
 
     def _direction(self, start: int) -> int:
         if MOTIONS[self.motion.law] != "drift":
@@ -152,7 +158,10 @@ class Scene:
         return heading(velocity[0])
 
     def caption(self, start: int = 0) -> str:
-        """The text for a clip that begins at frame `start`: says the law and, for a drift, the current direction."""
+        """The text for a clip that begins at frame `start`: says the law and, for a drift, the current direction.
+
+        A terse one names the subject alone.
+        """
         return captions.describe(self, start)
 
 
@@ -163,17 +172,21 @@ class World:
     stated: share of hidden factors that captions give away: 0, 0.5 or 1 in our studies, any value in [0, 1].
     events: whether turns, late second objects and unsaid directions occur.
     moving_texture: share of scenes with a stochastic texture in motion.
+    terse: whether captions name the subject alone, and leave its motion and all that is behind it open.
     """
 
     stated: float = 0.0
     events: bool = True
     moving_texture: float = 0.7
+    terse: bool = False
 
     def __post_init__(self) -> None:
         for name in ("stated", "moving_texture"):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise InputError(f"World({name}={value}): a share lies between 0 and 1")
+        if self.terse and self.stated:
+            raise InputError(f"World(stated={self.stated}, terse=True): a terse caption states nothing hidden")
 
     def scene(self, split: Split, index: int) -> Scene:
         """Scene number `index` of a split: the same arguments always give the same scene.
@@ -215,6 +228,7 @@ class World:
             late_motion=late_motion,
             direction_said=not (self.events and rng.random() < 0.1),
             stated=frozenset(told),
+            terse=self.terse,
         )
 
     def scenes(self, split: Split, start: int, count: int) -> list[Scene]:

@@ -50,6 +50,7 @@ StatedInTurns = Annotated[
         help="t2i, i2v: share of the hidden factors that captions state; of several, scenes take turns.",
     ),
 ]
+Terse = Annotated[bool, typer.Option(help="t2i, i2v, distill: captions name the subject alone.")]
 Events = Annotated[bool, typer.Option(help="Whether turns, late objects and unsaid directions occur.")]
 
 
@@ -78,6 +79,7 @@ def command_of(stage: str, minutes: float, most: int) -> Callable[..., None]:
         rate: Rate = 1.0,
         compile: Compile = False,
         stated: StatedInTurns = [0.0],  # noqa: B006
+        terse: Terse = False,
         latents: Latents = None,
     ) -> None:
         import torch
@@ -98,6 +100,7 @@ def command_of(stage: str, minutes: float, most: int) -> Callable[..., None]:
             rate=rate,
             compile=compile,
             stated=tuple(stated),
+            terse=terse,
             latents=latents,
         )
         ending.leave(stage, recipes.STAGES[stage](run), out / stage, seed, device)
@@ -152,6 +155,7 @@ def distill(
     batch_size: BatchSize = None,
     stored: Stored = 12_000,
     stated: Stated = 0.0,
+    terse: Terse = False,
     events: Events = True,
 ) -> None:
     """Train a student of few steps; resumes what --out holds of it."""
@@ -174,6 +178,7 @@ def distill(
         critic_updates=critic_updates,
         stated=stated,
         events=events,
+        terse=terse,
     )
     settings = Settings(
         out=out / (name or method.value),

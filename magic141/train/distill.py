@@ -68,7 +68,7 @@ TASKS = {
 class Plan:
     """What is distilled. `tasks` take turns. `guidance`: w of the teacher, which the student then needs no more.
 
-    stated, events: of the world that clips are drawn from, see `magic141.data.world.World`.
+    stated, events, terse: of the world that clips are drawn from, see `magic141.data.world.World`.
     """
 
     method: str
@@ -79,8 +79,10 @@ class Plan:
     critic_updates: int = 2
     stated: float = 0.0
     events: bool = True
+    terse: bool = False
 
     def __post_init__(self) -> None:
+        World(stated=self.stated, terse=self.terse)  # raises InputError
         for name, values, known in (("method", [self.method], METHODS), ("task", self.tasks, TASKS)):
             for value in values:
                 if value not in known:
@@ -176,7 +178,7 @@ def run(
     same_plan(folder, {**vars(plan), "tasks": list(plan.tasks), "seed": settings.seed, **models})
     pipe = Magic141Pipeline.from_pretrained(teacher)
     student = pipe.transformer if initial is None else Magic141Pipeline.from_pretrained(initial).transformer
-    world = World(stated=plan.stated, events=plan.events)
+    world = World(stated=plan.stated, events=plan.events, terse=plan.terse)
     specs = [TASKS[task].source for task in plan.tasks]
     sets = encode_sets(latents, specs, stored, world, pipe.vae.to(device), pipe.text_encoder.to(device))
     sampler = sampler_on(device, pipe.text_encoder, pipe.tokenizer, dropped=0.0)

@@ -15,6 +15,7 @@ from transformers import CLIPModel
 from magic141 import weights
 from magic141.autoencoder import AutoencoderMagic141
 from magic141.conditioning import make_tokenizer
+from magic141.data.world import World
 from magic141.errors import InputError
 from magic141.precision import native_bfloat16
 from magic141.presets import LAB
@@ -39,7 +40,7 @@ CLIPS_STORED = 12_000
 class Run:
     """What the command line asks of a stage. `batch_size`: None leaves the recipe's. `stored`: clips to encode.
     `rate`: a factor on the recipe's learning rates. `compile`: the transformer with torch.compile. `stated`: shares of
-    hidden factors that captions state, of which scenes take turns. `latents`: the folder of encoded scenes, if not
+    hidden factors that captions state, of which scenes take turns. `terse`: captions name the subject alone. `latents`: the folder of encoded scenes, if not
     the run's own.
     """
 
@@ -54,7 +55,12 @@ class Run:
     rate: float = 1.0
     compile: bool = False
     stated: tuple[float, ...] = (WORLD.stated,)
+    terse: bool = False
     latents: Path | None = None
+
+    def __post_init__(self) -> None:
+        for share in self.stated:
+            World(stated=share, terse=self.terse)  # raises InputError, before anything is encoded
 
     def settings(self, *, batch_size: int, lr: float, muon_lr: float, **others: Any) -> Settings:
         return Settings(
@@ -75,11 +81,12 @@ class Run:
         vae, text = _vae(self.out).to(self.device), _clip(self.out).to(self.device)
         told = [replace(spec, stated=self.stated) for spec in specs]
         where = self.latents or self.out / "latents"
-        return [*encode_sets(where, told, self.stored, WORLD, vae, text).values()]
+        return [*encode_sets(where, told, self.stored, World(terse=self.terse), vae, text).values()]
 
     def same_plan(self, stage: str) -> None:
         """Raise InputError where the stage's folder holds a run from other weights, of another seed or captions."""
-        same_plan(self.out / stage, {"initial": self.initial, "seed": self.seed, "stated": list(self.stated)})
+        captions = {"stated": list(self.stated), "terse": self.terse}
+        same_plan(self.out / stage, {"initial": self.initial, "seed": self.seed, **captions})
 
     def sampler(self) -> Sampler:
         return sampler_on(self.device, _clip(self.out), make_tokenizer())
@@ -155,6 +162,8 @@ def _no_transformer(stage: str, run: Run) -> None:
         raise InputError(f"--latents {run.latents}: stage {stage!r} encodes no scenes; it is for t2i and i2v")
     if run.stated != (WORLD.stated,):
         raise InputError(f"--stated: stage {stage!r} has captions of its own; it is for t2i and i2v")
+    if run.terse:
+        raise InputError(f"--terse: stage {stage!r} has captions of its own; it is for t2i and i2v")
 
 
 def _trained_denoiser(path: Path) -> Denoiser:
