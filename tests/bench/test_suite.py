@@ -194,6 +194,15 @@ def test_prompts_from_the_world_bring_their_scenes() -> None:
     assert [r.prompt for r in dialled] != [r.prompt for r in requests]
 
 
+def test_terse_prompts_are_another_question_and_state_nothing() -> None:
+    asked = {"split": "test", "start": 2, "count": 3}
+    requests = parse(plain(prompts=asked | {"terse": True}), "s").requests()
+    assert all(len(r.prompt.split()) == 4 for r in requests)
+    assert not set(ids(plain(prompts=asked | {"terse": True}))) & set(ids(plain(prompts=asked)))
+    with pytest.raises(SuiteError, match="a terse caption states nothing hidden"):
+        parse(plain(prompts=asked | {"terse": True, "stated": 0.5}), "s")
+
+
 def test_prompts_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("a\n\n b \n", encoding="utf-8")

@@ -46,6 +46,15 @@ class Told:
         return Scores({}, [{"accuracy-mean": float(request.index)} for request in requests])
 
 
+def test_a_dial_that_is_off_is_not_written():
+    """Answers to what was asked before there was one keep their names."""
+    plain, terse = Sample(split="test", prompts=2), Sample(split="test", prompts=2, terse=True)
+    assert "terse" not in plain.model_dump()
+    assert "terse" not in plain.model_dump_json()
+    assert Sample.model_validate_json(terse.model_dump_json()) == terse
+    assert [len(scene.caption().split()) for scene in terse.scenes()] == [4, 4]
+
+
 @pytest.fixture
 def told(monkeypatch):
     found = Told()

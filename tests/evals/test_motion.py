@@ -50,6 +50,10 @@ def test_scenes_with_a_second_object_in_view_are_left_out():
     assert all(np.isnan(motion.true_displacement(s)) for s in early)
 
 
+def test_a_subject_of_which_nothing_is_asked_has_nothing_to_divide_by():
+    assert np.isnan(motion.true_displacement(replace(law("drift"), terse=True)))
+
+
 def test_track_points_are_frames_of_generated_video():
     assert CENTRES == (3, 7, 11, 15, 19, 23, 27, 31)
 

@@ -77,6 +77,21 @@ def test_the_dial_changes_captions_and_nothing_else():
     assert dataclasses.replace(told, stated=quiet.stated) == quiet
 
 
+@given(INDICES, st.integers(0, 90))
+@settings(max_examples=50, deadline=None)
+def test_a_terse_caption_names_the_subject_and_labels_say_no_more(index, start):
+    full, terse = (World(terse=terse).scene("test", index) for terse in (False, True))
+    assert dataclasses.replace(terse, terse=False) == full
+    assert terse.caption(start) == " ".join(full.caption(start).split()[:4])
+    said = {name: label for name, label in terse.labels(start).items() if label >= 0}
+    assert said == {name: full.labels(start)[name] for name in ("shape", "colour", "size")}
+
+
+def test_a_terse_caption_states_nothing():
+    with pytest.raises(InputError, match=r"stated=0.5, terse=True\): a terse caption states nothing"):
+        World(stated=0.5, terse=True)
+
+
 def test_events_can_be_switched_off():
     for scene in World(events=False).scenes("test", 0, 300):
         assert scene.late is None

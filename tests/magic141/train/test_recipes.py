@@ -66,6 +66,7 @@ def test_a_pruned_model_is_no_start(tmp_path):
     ("asked", "why"),
     [
         ({"stated": (0.0, 1.0)}, "--stated: stage '{}' has captions of its own"),
+        ({"terse": True}, "--terse: stage '{}' has captions of its own"),
         ({"latents": Path("sets")}, "--latents sets: stage '{}' encodes no scenes"),
     ],
 )
@@ -74,7 +75,14 @@ def test_what_only_the_transformer_takes_is_refused(stage, asked, why, tmp_path)
         recipes.STAGES[stage](recipes.Run(out=tmp_path, budget=1.0, samples=1, **asked))
 
 
-@pytest.mark.parametrize("changed", [{"seed": 1}, {"initial": "lab"}, {"stated": (0.0, 1.0)}])
+def test_terse_captions_that_state_are_refused(tmp_path):
+    with pytest.raises(InputError, match="a terse caption states nothing hidden"):
+        recipes.Run(out=tmp_path, budget=1.0, samples=1, terse=True, stated=(0.0, 0.5))
+
+
+@pytest.mark.parametrize(
+    "changed", [{"seed": 1}, {"initial": "lab"}, {"stated": (0.0, 1.0)}, {"terse": True}]
+)
 def test_a_run_from_other_weights_or_captions_is_not_resumed(tmp_path, changed):
     run = recipes.Run(out=tmp_path, budget=1.0, samples=1)
     run.same_plan("i2v")
