@@ -186,7 +186,9 @@ class World:
             if not 0.0 <= value <= 1.0:
                 raise InputError(f"World({name}={value}): a share lies between 0 and 1")
         if self.terse and self.stated:
-            raise InputError(f"World(stated={self.stated}, terse=True): a terse caption states nothing hidden")
+            raise InputError(
+                f"World(stated={self.stated}, terse=True): a terse caption states nothing hidden"
+            )
 
     def scene(self, split: Split, index: int) -> Scene:
         """Scene number `index` of a split: the same arguments always give the same scene.

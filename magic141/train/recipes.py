@@ -40,8 +40,8 @@ CLIPS_STORED = 12_000
 class Run:
     """What the command line asks of a stage. `batch_size`: None leaves the recipe's. `stored`: clips to encode.
     `rate`: a factor on the recipe's learning rates. `compile`: the transformer with torch.compile. `stated`: shares of
-    hidden factors that captions state, of which scenes take turns. `terse`: captions name the subject alone. `latents`: the folder of encoded scenes, if not
-    the run's own.
+    hidden factors that captions state, of which scenes take turns. `terse`: captions name the subject alone.
+    `latents`: the folder of encoded scenes, if not the run's own.
     """
 
     out: Path
