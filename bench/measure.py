@@ -230,9 +230,8 @@ def _live_tensor_bytes() -> int:
         wraps = hasattr(type(thing), "__tensor_flatten__")
         if issubclass(type(thing), torch.Tensor) and not wraps:
             storage = thing.untyped_storage()
-            if (
-                storage.device.type == "cpu"
-            ):  # that of a compiler's fake tensor is not, whatever the tensor says
+            # Not the tensor's device: a compiler's fake tensor says that it is on the CPU, and has no address there.
+            if storage.device.type == "cpu":
                 storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
 
