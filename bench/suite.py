@@ -302,7 +302,7 @@ class Cell(Strict):
             adapter=spec.adapter,
             role=spec.role,
             knobs=knobs,
-            shown=tuple(point),
+            shown=tuple(name for name in point if name in knobs),
             weights_sha256=weights,
             weights_missing=missing,
             protocols=protocols,

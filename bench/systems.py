@@ -43,7 +43,7 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -57,6 +57,11 @@ if TYPE_CHECKING:
 
 STAGES = (TEXT_ENCODE, IMAGE, IMAGE_ENCODE, DENOISE, VAE_DECODE, FILE_ENCODE)
 """In the order of tables. A system may mark others; the bench itself marks `FILE_ENCODE`."""
+
+
+LATER = "later"
+"""Metadata of a knob's field, true where there were answers before there was such a knob: left at its default it is no
+part of the question, so that they still answer it."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +147,13 @@ def make(path: str, knobs: Mapping[str, Knob]) -> System:
 
 
 def knobs_of(system: System) -> dict[str, Knob]:
-    """Every knob with its value, defaults written out."""
-    return {name: getattr(system, name) for name in knob_names(type(system))}
+    """Every knob with its value, defaults written out, but for those of `LATER` knobs."""
+    return {
+        field.name: value
+        for field in dataclasses.fields(cast(Any, system))
+        if field.init
+        and not ((value := getattr(system, field.name)) == field.default and field.metadata.get(LATER))
+    }
 
 
 def knob_names(adapter: Any) -> list[str]:

@@ -54,6 +54,11 @@ weights_app = typer.Typer(no_args_is_help=True, help="Check or seal a folder of 
 app.add_typer(weights_app, name="weights")
 
 
+class Solver(StrEnum):
+    euler = "euler"
+    unipc = "unipc"
+
+
 class Chaining(StrEnum):
     latent = "latent"
     frame = "frame"
@@ -118,6 +123,12 @@ def generate(
         float | None, typer.Option(help="Guidance scale of the first picture; as the video's unless given.")
     ] = None,
     shift: Annotated[float | None, typer.Option(help="Shift of the denoising times.")] = None,
+    solver: Annotated[
+        Solver | None,
+        typer.Option(
+            help="What makes the steps: euler, or unipc, of second order; unless given, the model's own."
+        ),
+    ] = None,
     model: Annotated[str, typer.Option(help="A preset, a folder, or a hub repository.")] = LAB.name,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1, …; the best there is by default.")
@@ -164,6 +175,10 @@ def generate(
     clock = stages.StageClock()
     with notices.status("loading"), clock("load"):
         pipe = load(folder, device, precision)
+    if solver is not None:
+        from magic141.solvers import with_solver
+
+        pipe.scheduler = with_solver(solver.value, pipe.scheduler)
     if pipe.device.type == "cuda":
         import torch
 

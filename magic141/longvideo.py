@@ -22,6 +22,7 @@ from magic141.conditioning import Condition
 from magic141.errors import InputError
 from magic141.images import ImageInput, as_pixels
 from magic141.longvideo_plan import Plan
+from magic141.solvers import Times, own_guidance
 from magic141.video import Frames
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def stream(
     prompts = plan.prompts(schedule)
     native = pipe.text_encoder.config.vision_config.image_size
     if guidance_scale is None:
-        guidance_scale = pipe.scheduler.config.guidance_scale
+        guidance_scale = own_guidance(pipe.scheduler)
     settings = Settings(
         plan=plan,
         chaining=chaining,
@@ -219,14 +220,11 @@ class SlidingWindow:
                 self.texts = pipe._encode_texts([prompt], negatives)
             self.prompt = prompt
 
-        # At each window: whoever reads the stream may use the pipeline between two of them.
-        pipe.scheduler.set_timesteps(
-            settings.num_inference_steps, device=pipe._execution_device, shift=settings.shift
-        )
         shape = pipe.latent_shape(1, settings.plan.window, settings.height, settings.width)
         latents = pipe.denoise(
             pipe._noise(shape, settings.generator, None),
             Condition(*self.texts, settings.guidance_scale, self.tokens, known),
+            Times(settings.num_inference_steps, settings.shift),
             settings.generator,
             hook,
             continuation=continues,

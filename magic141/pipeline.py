@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
@@ -29,7 +30,8 @@ from magic141.autoencoder import AutoencoderMagic141
 from magic141.conditioning import Condition, as_batch, encode_image, encode_prompt, known_channels, visible
 from magic141.errors import InputError
 from magic141.images import ImageInput, as_pixels
-from magic141.scheduler import FlowMatchScheduler, Generators
+from magic141.scheduler import Generators
+from magic141.solvers import Times, check_solver, own_guidance, step
 from magic141.transformer import Magic141Transformer3DModel
 
 SPATIAL_COMPRESSION = 8
@@ -54,7 +56,8 @@ class Magic141PipelineOutput(BaseOutput):
 class Magic141Pipeline(DiffusionPipeline):
     """Video from text, or from text and its first frame.
 
-    `stage_hook` is entered around each stage of a call (`magic141.stages` names them), for clocks and meters.
+    `scheduler` is ours, or one of diffusers that knows flow matching (`magic141.solvers`). `stage_hook` is entered
+    around each stage of a call (`magic141.stages` names them), for clocks and meters.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
@@ -66,7 +69,7 @@ class Magic141Pipeline(DiffusionPipeline):
         vae: AutoencoderMagic141,
         text_encoder: CLIPModel,
         tokenizer: PreTrainedTokenizerFast,
-        scheduler: FlowMatchScheduler,
+        scheduler: SchedulerMixin,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -138,7 +141,7 @@ class Magic141Pipeline(DiffusionPipeline):
             negative_prompt: what guidance moves away from; the empty prompt unless given.
             num_frames: 4k+1. One frame is text to image alone.
             height, width: pixels, multiples of 16; by default the size that the image encoder was trained on.
-            num_inference_steps: Euler steps of each half.
+            num_inference_steps: steps of each half; Euler's, unless the scheduler was replaced.
             guidance_scale: w of `uncond + w (cond - uncond)` (classifier-free guidance, arXiv 2207.12598), computed
                 in one batched pass; 1 turns it off. The image condition stays in both halves of the batch.
                 Unless given, what the scheduler says suits these weights: 2, and 1 for students, which hold it.
@@ -159,7 +162,7 @@ class Magic141Pipeline(DiffusionPipeline):
         native = self.text_encoder.config.vision_config.image_size
         height, width = native if height is None else height, native if width is None else width
         if guidance_scale is None:
-            guidance_scale = self.scheduler.config.guidance_scale
+            guidance_scale = own_guidance(self.scheduler)
         image_guidance = guidance_scale if image_guidance_scale is None else image_guidance_scale
         self.check_inputs(prompts, negatives, num_frames, height, width, generator, output_type)
         arguments.check_num_inference_steps(num_inference_steps)
@@ -175,7 +178,7 @@ class Magic141Pipeline(DiffusionPipeline):
             raise InputError("factorised=False makes a clip from text alone: leave the image out")
         pixels = None if image is None else as_pixels(image, len(prompts), height, width)
 
-        self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device, shift=shift)
+        times = Times(num_inference_steps, shift)
         with self.stage_hook(stages.TEXT_ENCODE):
             texts = self._encode_texts(prompts, negatives if {guidance_scale, image_guidance} != {1} else [])
 
@@ -184,12 +187,12 @@ class Magic141Pipeline(DiffusionPipeline):
         if not factorised:
             noise = self._noise(shape, generator, latents)
             condition = Condition(*texts, guidance_scale)
-            made = self.denoise(noise, condition, generator, self.stage_hook, callback_on_step_end)
+            made = self.denoise(noise, condition, times, generator, self.stage_hook, callback_on_step_end)
         elif pixels is None:
             with self.stage_hook(stages.IMAGE):
                 one = (*shape[:2], 1, *shape[3:])
                 noise = self._noise(one, generator, latents if num_frames == 1 else None)
-                made = self.denoise(noise, Condition(*texts, image_guidance), generator)
+                made = self.denoise(noise, Condition(*texts, image_guidance), times, generator)
                 if num_frames > 1:
                     image_latent = made
                     pixels = self._decode(made)[:, :, 0].clamp(-1, 1)
@@ -201,7 +204,7 @@ class Magic141Pipeline(DiffusionPipeline):
                     image_latent = self._image_latent(pixels)
             noise = self._noise(shape, generator, latents)
             condition = Condition(*texts, guidance_scale, image_tokens, image_latent)
-            made = self.denoise(noise, condition, generator, self.stage_hook, callback_on_step_end)
+            made = self.denoise(noise, condition, times, generator, self.stage_hook, callback_on_step_end)
 
         frames: Any = made
         if output_type != "latent":
@@ -223,7 +226,8 @@ class Magic141Pipeline(DiffusionPipeline):
         generator: Generators,
         output_type: str,
     ) -> None:
-        """Raises InputError for prompts, sizes, generators and output types that do not fit."""
+        """Raises InputError for prompts, sizes, generators, output types and schedulers that do not fit."""
+        check_solver(self.scheduler)
         if not prompts:
             raise InputError("prompt is an empty list: give at least one")
         for text in prompts:
@@ -255,6 +259,7 @@ class Magic141Pipeline(DiffusionPipeline):
         self,
         noise: Tensor,
         condition: Condition,
+        times: Times,
         generator: Generators = None,
         hook: stages.StageHook = stages.unmeasured,
         on_step: StepCallback | None = None,
@@ -262,7 +267,7 @@ class Magic141Pipeline(DiffusionPipeline):
         continuation: bool = False,
         history_noise: float = 0.0,
     ) -> Tensor:
-        """Latents (B, 16, t, h, w) from `noise` of that shape, by the steps that the scheduler is set to.
+        """Latents (B, 16, t, h, w) from `noise` of that shape, by steps at `times`.
 
         Known frames, the first k, are noised as in training, so their velocity is known too, `(x_t - x0) / t`; it
         replaces what the model says there, which no loss has ever asked for. `continuation` tells the model that they
@@ -280,14 +285,19 @@ class Magic141Pipeline(DiffusionPipeline):
         tokens, pooled = replace(condition, image_tokens=image_tokens).rows(len(noise))
         copies = len(tokens) // len(noise)
         dtype = self.transformer.dtype
+        model_time = self.scheduler.config.num_train_timesteps
         flag = torch.ones(len(tokens), dtype=torch.bool, device=noise.device) if continuation else None
+        times.begin(self.scheduler, self._execution_device)
         x = noise
         with self.progress_bar(total=len(self.scheduler.timesteps)) as bar:
             for i, timestep in enumerate(self.scheduler.timesteps):
+                sigma = self.scheduler.sigmas[
+                    i
+                ].item()  # a multistep solver's `timestep` is rounded to an integer
                 with hook(stages.DENOISE):
                     v = self.transformer(
                         hidden_states=torch.cat([x, known], dim=1).to(dtype).repeat(copies, 1, 1, 1, 1),
-                        timestep=timestep.expand(len(tokens)),
+                        timestep=torch.full((len(tokens),), sigma * model_time, device=noise.device),
                         encoder_hidden_states=tokens.to(dtype),
                         pooled_projections=pooled.to(dtype),
                         continuation=flag,
@@ -297,8 +307,8 @@ class Magic141Pipeline(DiffusionPipeline):
                         unguided, guided = v.chunk(2)
                         v = torch.lerp(unguided, guided, condition.guidance_scale)
                     if clean is not None:
-                        v[:, :, :count] = (x[:, :, :count] - clean) / self.scheduler.sigmas[i].item()
-                    x = self.scheduler.step(v, timestep, x, generator).prev_sample
+                        v[:, :, :count] = (x[:, :, :count] - clean) / sigma
+                    x = step(self.scheduler, v, timestep, x, generator)
                 if on_step is not None:
                     x = on_step(self, i, timestep, {"latents": x}).pop("latents", x)
                 bar.update()

@@ -109,6 +109,7 @@ def _latency(row: StepRow, runs: Sequence[Run]) -> Timing | None:
         "num_frames": 33,  # as every row's clips have
         "batch_size": 1,
         "sparsity": "none",
+        "solver": row.solver,
     }
     for record in (record for run in runs for record in run.records):
         guided = record.knobs.get("guidance_scale") != 1

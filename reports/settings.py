@@ -22,6 +22,7 @@ CLI = {
     "num_frames": "--frames",
     "history_noise": "--history-noise",
     "cross_fade": "--cross-fade",
+    "solver": "--solver",
 }
 """Knobs of our pipeline and their options of `python -m magic141 generate`; those of long video need `seconds`."""
 FACTORISED, AT_ONCE = "text to video", "text to video at once"
@@ -133,6 +134,11 @@ def python(row: Row) -> str:
             repr(knobs[name]) for name in ("sparsity", "criterion") if knobs.get(name) is not None
         )
         lines += ["from magic141.sparsify import apply, parse", f"apply(pipe, *parse({words}))"]
+    if (solver := knobs.get("solver")) is not None:
+        lines += [
+            "from magic141.solvers import with_solver",
+            f"pipe.scheduler = with_solver({solver!r}, pipe.scheduler)",
+        ]
     long = knobs.get("seconds") is not None
     names = (*LONG,) if long else ("num_frames",)
     wanted = [STEPS, "guidance_scale", "image_guidance_scale", "shift", *names]

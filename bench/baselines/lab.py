@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, ClassVar, Literal
 
@@ -13,7 +13,7 @@ import numpy as np
 from bench import hardware
 from bench.errors import UnsupportedError
 from bench.records import MASKED
-from bench.systems import Facts, Output, Request, Stages, to_uint8
+from bench.systems import LATER, Facts, Output, Request, Stages, to_uint8
 from magic141 import arguments, sparsify, weights
 
 PASS_FLOPS = 1.63e9
@@ -34,7 +34,8 @@ class Lab:
     the true first frame of the prompt's scene, and so needs prompts of the lab world; "text to video at once" draws no
     picture first. `precision` is that of
     transformer and text encoder, and `auto` what the machine is good for; the VAE stays in fp32, because a bf16
-    pixel is wrong by up to a grey level. The steps' arithmetic is fp32 always. `sparsity` is what
+    pixel is wrong by up to a grey level. The steps' arithmetic is fp32 always. `solver` makes them
+    (`magic141.solvers`), by default the one that came with the model. `sparsity` is what
     `magic141.sparsify.parse` reads, and is done to the transformer after loading, without recovery: a checkpoint that
     was pruned and trained again is a `model` of its own. `criterion` says which parts go; all but
     "magnitude" are looked up on a few training scenes, to which what "structured" leaves is then refitted.
@@ -51,6 +52,7 @@ class Lab:
     batch_size: int = 1
     sparsity: str = "none"
     criterion: Literal["magnitude", "activation", "taylor"] = "magnitude"
+    solver: Literal["euler", "unipc"] | None = field(default=None, metadata={LATER: True})
 
     imports: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "magic141.pipeline", "magic141.data.render")
     fps: ClassVar[int] = 16
@@ -85,6 +87,7 @@ class Lab:
         import torch
 
         from magic141.pipeline import Magic141Pipeline
+        from magic141.solvers import with_solver
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
@@ -92,6 +95,8 @@ class Lab:
         pipeline.transformer.to(dtype)
         pipeline.text_encoder.to(dtype)
         pipeline.set_progress_bar_config(disable=True)
+        if self.solver is not None:
+            pipeline.scheduler = with_solver(self.solver, pipeline.scheduler)
         self._pipeline = sparsify.apply(pipeline, *self._ways, calibration=self._calibration(pipeline))
 
     def _calibration(self, pipeline: Any) -> sparsify.Calibration:

@@ -144,7 +144,7 @@ def step_table(found: ClaimsTable) -> list[str]:
     ]
     for row in found.steps:
         scores = [number(row.scores[name]) if name in row.scores else "–" for name in SHOWN]
-        lines.append("| " + " | ".join([row.model, str(row.steps), str(row.passes), *scores]) + " |")
+        lines.append("| " + " | ".join([row.name, str(row.steps), str(row.passes), *scores]) + " |")
     return lines
 
 

@@ -31,6 +31,9 @@ STEP_COUNTS = (1, 2, 4, 8, 16, 28, 56)
 TASK = "image to video"
 FEW = tuple(steps for steps in STEP_COUNTS if steps <= 8)
 """What students are asked for."""
+SOLVED = ("unipc", (2, 4, 8))
+"""The teacher by a solver of second order, for as many passes: the one that 256 validation prompts liked best of three,
+and the numbers of steps that it is asked for. Its first step is Euler's."""
 OTHERS = {"lab-student-p42": TASK, "lab-student-t2v": "text to video at once"}
 """Shipped students beside `STUDENT`, and the task of each."""
 TUNED = dict.fromkeys(STEP_COUNTS, (3.0, 1.0))
@@ -54,13 +57,15 @@ def _knobs(model: str, steps: int, settings: Mapping[int, tuple[float, float]] =
     return knobs_of(OTHERS.get(model, TASK), steps, guidance, shift, model)
 
 
-def table_trial(scale: Scale, model: str, steps: int, start: int = 0) -> Evaluate:
-    """start: number of the first test prompt."""
+def table_trial(scale: Scale, model: str, steps: int, start: int = 0, solver: str | None = None) -> Evaluate:
+    """start: number of the first test prompt. solver: other than the one that came with the model."""
     sample = Sample(split="test", start=start, prompts=scale.table_prompts)
     given = OTHERS.get(model, TASK) == TASK  # a first frame, to be faithful to
     metrics = tuple(name for name in TABLE_METRICS if given or name != "first-frame-psnr")
     name = f"{model} at {steps}" + (f", prompts from {start} on" if start else "")
     knobs = _knobs(model, steps)
+    if solver is not None:
+        name, knobs["solver"] = f"{name}, {solver}", solver
     return ask_model(name, knobs, sample, metrics=metrics)
 
 
@@ -78,10 +83,24 @@ def controls(scale: Scale) -> list[tuple[str, Train, Evaluate]]:
     return found
 
 
+def solved(scale: Scale) -> list[Evaluate]:
+    solver, counts = SOLVED
+    return [table_trial(scale, TEACHER, steps, solver=solver) for steps in counts]
+
+
+def against_solver(scale: Scale) -> list[Item]:
+    """The teacher by `SOLVED` at as many steps as the student, and the student."""
+    return [
+        table_trial(scale, TEACHER, STEPS, solver=SOLVED[0]),
+        table_trial(scale, STUDENT, STEPS),
+    ]
+
+
 def step_table(scale: Scale) -> list[Item]:
     """Of which only `DECIDING` decides anything; the rest is shown beside d1."""
     table = [
         *(table_trial(scale, TEACHER, steps) for steps in STEP_COUNTS),
+        *solved(scale),
         *(table_trial(scale, model, steps) for model in (STUDENT, *OTHERS) for steps in FEW),
         *(item for _, run, trial in controls(scale) for item in (run, trial)),
     ]
@@ -92,6 +111,7 @@ def step_rows(scale: Scale, answers: Answers) -> tuple[StepRow, ...]:
     """What is answered of the step table, in its order."""
     said = f"{scale.distilled:,} samples"
     asked = [(TEACHER, table_trial(scale, TEACHER, steps)) for steps in STEP_COUNTS]
+    asked += [(TEACHER, trial) for trial in solved(scale)]
     asked += [(model, table_trial(scale, model, steps)) for model in (STUDENT, *OTHERS) for steps in FEW]
     asked += [(f"{method}, {said}", trial) for method, _, trial in controls(scale)]
     rows = []
@@ -99,7 +119,17 @@ def step_rows(scale: Scale, answers: Answers) -> tuple[StepRow, ...]:
         if (answer := answers.get(trial.name)) is not None:
             steps, guided = int(trial.knobs["num_inference_steps"] or 0), trial.knobs["guidance_scale"] != 1
             passes, task = steps * (1 + guided), str(trial.knobs["task"])
-            rows.append(StepRow(model=model, task=task, steps=steps, passes=passes, scores=answer.scores))
+            solver = trial.knobs.get("solver")
+            rows.append(
+                StepRow(
+                    model=model,
+                    solver=None if solver is None else str(solver),
+                    task=task,
+                    steps=steps,
+                    passes=passes,
+                    scores=answer.scores,
+                )
+            )
     return tuple(rows)
 
 

@@ -55,13 +55,20 @@ class ClaimRow(Frozen):
 
 
 class StepRow(Frozen):
-    """What a model makes in so many steps. `passes`: of its transformer, for a clip. `task`: of the bench's adapter."""
+    """What a model makes in so many steps. `passes`: of its transformer, for a clip. `task`, `solver`: of the bench's
+    adapter; without, the solver that came with the model.
+    """
 
     model: str
+    solver: str | None = None
     task: str = "image to video"
     steps: int
     passes: int
     scores: dict[str, Score]
+
+    @property
+    def name(self) -> str:
+        return self.model if self.solver is None else f"{self.model}, {self.solver}"
 
 
 class ClaimsTable(Frozen):
