@@ -32,6 +32,7 @@ from bench.claims.steps import (
     SOLVED,
     TUNED,
     against_solver,
+    against_solver_names,
     deciding,
     deciding_names,
     spread_items,
@@ -385,8 +386,8 @@ EXPERIMENTS: dict[str, Experiment] = {
             f"2302.04867), {TUNED_AT_FEW} steps, chosen on the validation split, which are twice the student's passes; "
             f"student: `{STUDENT}`, {STEPS} steps, no guidance",
             "the 95 % interval of FD_solver - FD_student lies above 0",
-            lambda scale: 1, against_solver,
-            lambda scale, answers: steps_beaten(*(item.name for item in against_solver(scale)), answers),
+            lambda scale: 1, lambda scale: [*against_solver(scale)],
+            lambda scale, answers: steps_beaten(*against_solver_names(scale), answers),
             sample=table_sample, departure=SOLVER_SEEN,
         ),
     )

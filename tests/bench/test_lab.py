@@ -10,7 +10,7 @@ from bench.errors import SuiteError, UnsupportedError
 from bench.measure import Stopwatch
 from bench.records import MASKED
 from bench.suite import PromptSpec, parse
-from bench.systems import Request, check_output, make
+from bench.systems import Output, Request, check_output, knobs_of, make
 from magic141.data.render import render
 from magic141.errors import InputError, WeightsMissing
 
@@ -62,6 +62,31 @@ def test_text_to_video_passes_all_stages(untrained: Path) -> None:
     }
     alone = lab.generate(REQUESTS[1:], Stopwatch()).frames[0]
     assert np.abs(alone.astype(int) - output.frames[1]).max() <= 1  # a clip does not depend on its batch
+
+
+def test_another_solver_takes_the_place_of_the_models_own(untrained: Path) -> None:
+    own, other = (
+        Lab(num_inference_steps=3, num_frames=5, precision="fp32", solver=solver)
+        for solver in (None, "unipc")
+    )
+    clips = []
+    for lab in (own, other):
+        lab.load()
+        clips.append(lab.generate(REQUESTS, Stopwatch()).frames)
+    check_output(Output(clips[1]), 2)
+    assert not np.array_equal(*clips)
+
+
+def test_what_was_asked_before_solvers_could_be_chosen_is_still_the_same_question() -> None:
+    adapter = "bench.baselines.lab:Lab"
+    plain, said, chosen = (
+        knobs_of(make(adapter, knobs)) for knobs in ({}, {"solver": None}, {"solver": "unipc"})
+    )
+    assert "solver" not in plain
+    assert plain == said
+    assert chosen == plain | {"solver": "unipc"}
+    with pytest.raises(SuiteError, match="solver"):
+        make(adapter, {"solver": "heun"})
 
 
 def test_text_to_video_at_once_draws_no_picture(untrained: Path) -> None:

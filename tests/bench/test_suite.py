@@ -230,7 +230,7 @@ def test_shipped_suites_are_valid(path: Path) -> None:
 
 def test_quick_and_full_ask_for_the_same_settings() -> None:
     quick, full = read(SUITES / "lab.yaml"), read(SUITES / "lab-full.yaml")
-    for name in ("teacher", "student", "truth", "reconstruction", "static", "noise"):
+    for name in ("teacher", "second order", "student", "truth", "reconstruction", "static", "noise"):
         assert full.systems[name] == quick.systems[name]
     for name in ("teacher", "student"):
         assert full.systems[f"{name} from truth"].points == quick.systems[name].points
@@ -245,13 +245,18 @@ def test_quick_and_full_ask_for_the_same_settings() -> None:
 def test_the_quick_sweep_times_every_row_of_the_claims_step_table_but_the_controls() -> None:
     timed = [cell.knobs for cell in read(SUITES / "lab.yaml").cells() if "num_inference_steps" in cell.knobs]
     trials = [item for item in steps.step_table(FULL) if isinstance(item, Evaluate) and item.of is None]
-    assert len(trials) == 19
+    assert len(trials) == 21
     for knobs in (trial.knobs for trial in trials):
         task = "text to video" if knobs["task"] == "image to video" else knobs["task"]
         wanted = {**knobs, "task": task, "batch_size": 1, "sparsity": "none"}
         if wanted["shift"] is None:
             del wanted["shift"]
-        assert any(wanted.items() <= cell.items() and "seconds" not in cell for cell in timed), wanted
+        assert any(
+            wanted.items() <= cell.items()
+            and cell.get("solver") == wanted.get("solver")
+            and "seconds" not in cell
+            for cell in timed
+        ), wanted
 
 
 def test_the_quick_sweep_turns_every_knob_from_a_cell_that_is_there() -> None:

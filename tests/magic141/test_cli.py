@@ -76,6 +76,7 @@ def test_seeds_images_and_knobs_change_the_clip(saved_pipeline: Path, tmp_path: 
         ("--guidance", 5),
         ("--image-guidance", 5),
         ("--shift", 6),
+        ("--solver", "unipc"),
         ("--image", tmp_path / "image.png"),
         ("--at-once",),
     ]

@@ -62,19 +62,15 @@ def test_all_solvers_are_asked_at_the_same_times(steps: int, shift: float, own: 
         torch.testing.assert_close(scheduler.sigmas, ours.sigmas, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "order"), [("euler", 1), ("unipc", 2)])
 @pytest.mark.parametrize("shift", [1.0, 2.0])
-def test_the_error_falls_with_the_order(name: Any, order: int, shift: float) -> None:
-    scheduler = with_solver(name, FlowMatchScheduler())
-    few, many = (solve_gaussian(scheduler, steps, shift) for steps in (24, 48))
-    assert 0.75 < np.log2(few / many) / order < 1.5
-    assert solve_gaussian(scheduler, 48, shift) == many, "a solver forgets the sample before"
-
-
-def test_the_second_order_is_worth_its_name_at_few_steps() -> None:
-    ours = FlowMatchScheduler()
-    for steps in (4, 8, 16):
-        assert solve_gaussian(with_solver("unipc", ours), steps, 1.0) < 0.5 * solve_gaussian(ours, steps, 1.0)
+def test_the_second_order_has_less_error_for_as_many_passes(shift: float) -> None:
+    euler = FlowMatchScheduler()
+    second = with_solver("unipc", euler)
+    errors = {steps: solve_gaussian(second, steps, shift) for steps in (4, 12, 48)}
+    assert errors[4] > 2 * errors[12] > 8 * errors[48]
+    for steps, most in ((4, 1.0), (12, 0.7), (48, 0.1)):
+        assert errors[steps] < most * solve_gaussian(euler, steps, shift)
+    assert solve_gaussian(second, 4, shift) == errors[4], "it forgets the sample before"
 
 
 @pytest.mark.parametrize("shift", [None, 2.0])

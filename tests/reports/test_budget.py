@@ -141,6 +141,13 @@ def test_a_clip_at_once_and_a_criterion_are_asked_for(make, tmp_path):
     assert "parse('structured-0.5', 'taylor')" in python(second)
 
 
+def test_a_solver_is_asked_for(make, tmp_path):
+    (row,) = rows(load([make.run(tmp_path / "run", [make.record("x", 4, knobs=OURS | {"solver": "unipc"})])]))
+    assert "--solver unipc" in command(row)
+    assert "pipe.scheduler = with_solver('unipc', pipe.scheduler)" in python(row)
+    compile(python(row), "row", "exec")
+
+
 def test_the_panel_is_a_table_and_its_script_has_all_it_needs(found, tmp_path):
     html = build([found[0]], tmp_path / "r.html").read_text("utf-8")
     panel = html[html.index('id="budget"') : html.index("</section>", html.index('id="budget"'))]

@@ -113,13 +113,30 @@ def test_steps_have_the_latency_of_the_same_model_at_as_many_steps_and_passes(ma
     at_once = records[2].knobs | {"task": "text to video at once"}
     faster = Timing(median=0.1, low=0.09, high=0.11, n=5)
     records.append(make.record("at once", 8, knobs=at_once, stages={END_TO_END: faster}))
+    solved = Timing(median=0.2, low=0.19, high=0.21, n=5)
+    records.append(
+        make.record(
+            "solved",
+            4,
+            knobs=failed | {"num_inference_steps": 4, "solver": "unipc"},
+            stages={END_TO_END: solved},
+        )
+    )
     folder = make.run(tmp_path / "run", records)
     steps = tuple(StepRow(model="lab", steps=n, passes=2 * n, scores={}) for n in (4, 8, 16))
     steps += (steps[1].model_copy(update={"task": "text to video at once"}),)
+    steps += (steps[0].model_copy(update={"solver": "unipc"}),)
     table = ClaimsTable(scale="full", rows=(row("d1", "not run yet"),), steps=steps)
     (tmp_path / CLAIMS).write_text(table.model_dump_json())
     found, _ = claims(load([folder]))
-    assert [step.latency for step in found.steps] == [None, records[2].stages[END_TO_END], None, faster]
+    assert [step.latency for step in found.steps] == [
+        None,
+        records[2].stages[END_TO_END],
+        None,
+        faster,
+        solved,
+    ]
+    assert found.steps[-1].row.name == "lab, unipc"
     assert '<th scope="col">latency</th>' in build([folder], tmp_path / "report.html").read_text("utf-8")
 
 

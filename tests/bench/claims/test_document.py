@@ -55,7 +55,11 @@ def test_the_step_table_has_what_is_answered_and_every_method_by_the_recipe_of_a
     assert done.run() == 0
     steps = done.table().steps
     assert [(row.model, row.steps, row.passes) for row in steps[:2]] == [("lab", 1, 2), ("lab", 2, 4)]
-    assert {row.model: row.steps for row in steps[7:-5]} == dict.fromkeys(("lab-student", *OTHERS), 8)
+    assert [(row.name, row.steps, row.passes) for row in steps[7:9]] == [
+        ("lab, unipc", 4, 8),
+        ("lab, unipc", 8, 16),
+    ]
+    assert {row.model: row.steps for row in steps[9:-5]} == dict.fromkeys(("lab-student", *OTHERS), 8)
     assert [row.model for row in steps[-5:]] == [f"{method}, 480 samples" for method in runs.METHODS]
     assert {row.passes for row in steps[-5:]} == {4}
     assert {words[1] for words in lab.trained} == set(runs.METHODS)

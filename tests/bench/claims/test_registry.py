@@ -125,4 +125,4 @@ def test_a_claim_asks_what_decides_it_and_the_step_table_hangs_on_one():
     ]
     assert models == [("lab", 4), ("lab", 56), ("lab-student", 4)]
     assert registry.EXPERIMENTS["d1"].plan(FULL)[:3] == registry.EXPERIMENTS["d3"].plan(FULL)
-    assert len(registry.EXPERIMENTS["d1"].plan(FULL)) == 29
+    assert len(registry.EXPERIMENTS["d1"].plan(FULL)) == 31
