@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
 
 from bench.nvml import Device
@@ -32,6 +33,8 @@ FOREIGN = 0.10
 0.05 at most, beside two busy processes 0.60 to 0.69."""
 CLOCK = 0.90
 """Share of the pass's highest GPU clock below which a sample ran on another machine, so to speak."""
+PACES = 5
+"""Repetitions of the work that `pace` times, of which one is hardly interrupted."""
 RESOLUTION = 0.05
 """Core seconds below which nothing is claimed: the kernel counts in ticks of 10 ms, on each core."""
 FEWEST_SWITCHES = 5
@@ -52,6 +55,7 @@ class Reading:
     clock: int | None = None
     throttle: tuple[str, ...] = ()
     others: int = 0
+    pace: float | None = None
 
 
 def read(device: Device | None) -> Reading:
@@ -73,7 +77,27 @@ def read(device: Device | None) -> Reading:
         clock=None if device is None else device.clock(),
         throttle=() if device is None else device.throttle(),
         others=0 if device is None else device.others(),
+        pace=pace(),
     )
+
+
+def pace() -> float:
+    """Seconds of a fixed piece of work on one core, the least of several: how slow the machine is at this moment.
+
+    A neighbour on the other half of a core, or a lower clock, shows in no counter of a virtual machine. It spoils no
+    sample, since cores may differ by design: a report compares it between cells. Arithmetic in the nearest cache slows
+    down as a clip does, 1.75 times where one got 1.7 times slower; hashing does not. Without BLAS, whose threads would
+    go on spinning into what is timed.
+    """
+    work, least = np.linspace(-1, 1, 1 << 12, dtype=np.float32), math.inf
+    made = np.empty_like(work)
+    for _ in range(PACES):
+        start = time.perf_counter()
+        for _ in range(300):
+            np.multiply(work, work, out=made)
+            np.add(made, work, out=made)
+        least = min(least, time.perf_counter() - start)
+    return least
 
 
 def _own_seconds() -> float:
@@ -110,6 +134,7 @@ def between(
     switched = None if before.switches is None or after.switches is None else after.switches - before.switches
     foreign = max(0.0, (after.busy - before.busy) - (after.own - before.own))
     capacity = wall * cores
+    paced = None if before.pace is None or after.pace is None else (before.pace + after.pace) / 2
     reasons = []
     if steal is not None and steal > max(STEAL * capacity, RESOLUTION):
         reasons.append("steal time")
@@ -131,6 +156,7 @@ def between(
         pressure=None if waited is None else waited / wall,
         switches=None if switched is None else switched / wall / threads,
         foreign=foreign / capacity,
+        pace=paced,
         gpu_clock=after.clock,
         gpu_throttle=tuple(dict.fromkeys((*before.throttle, *after.throttle))),
         gpu_others=max(before.others, after.others),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bench.records import SLOWER
 from reports import text
 from reports.clips import Strip
 from reports.load import Run
@@ -20,7 +21,7 @@ def caveats(
     left_out: Sequence[Strip],
 ) -> list[str]:
     """Sentences, the gravest first; each appears once, with the cells that it holds for."""
-    found = [*_gaps(runs, rows), *_environments(runs, rows), *_protocols(metrics)]
+    found = [*_gaps(runs, rows), *_environments(runs, rows), *_paces(runs, rows), *_protocols(metrics)]
     if left_out:
         titles = "; ".join(strip.title for strip in left_out)
         found.append(
@@ -68,6 +69,23 @@ def _environments(runs: Sequence[Run], rows: Sequence[Row]) -> list[str]:
         for run in runs
         if run.manifest.environment.dirty
     ]
+    return found
+
+
+def _paces(runs: Sequence[Run], rows: Sequence[Row]) -> list[str]:
+    """Of every run whose machine was not equally fast beside all cells: which of them it was slow beside."""
+    found = []
+    for run in runs:
+        paces = {row.key: row.pace for row in rows if row.run is run and row.pace is not None}
+        best = min(paces.values(), default=0.0)
+        slow = [row for row in rows if paces.get(row.key, 0.0) > SLOWER * best]
+        if slow:
+            worst = max(paces[row.key] for row in slow) / best
+            found.append(
+                f"The machine of run {run.manifest.run} changed its speed: a fixed piece of work took up to "
+                f"{text.times(worst)} as long as beside the fastest cell, over {SLOWER:g} times beside "
+                f"{text.count(len(slow), 'cell')}, whose latencies are too long by about as much: {_labels(slow)}."
+            )
     return found
 
 

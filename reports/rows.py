@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from bench.records import END_TO_END, MASKED, RANDOM_WEIGHTS, Knob, PlannedCell, Record, Timing
 from reports.load import Run
@@ -77,6 +78,15 @@ class Row:
         batch = self.knobs.get("batch_size")
         size = batch if isinstance(batch, int) and batch > 0 else 1
         return self.latency.median / size if self.latency else float("inf")
+
+    @property
+    def pace(self) -> float | None:
+        """Seconds that a fixed piece of work took beside its timed samples, the valid ones if there are any: how slow
+        the machine was.
+        """
+        seen = self.record.contamination if self.record else ()
+        paces = [one.pace for one in ([s for s in seen if not s.reasons] or seen) if one.pace is not None]
+        return median(paces) if paces else None
 
     @property
     def masked(self) -> bool:

@@ -50,6 +50,10 @@ class ColdStart(Frozen):
     )
 
 
+SLOWER = 1.25
+"""Times as long that a fixed piece of work may take on a machine that is as fast as it was."""
+
+
 class Contamination(Frozen):
     """What else the machine did during one timed sample; see bench/contamination.py for the limits."""
 
@@ -60,6 +64,9 @@ class Contamination(Frozen):
     pressure: float | None = Field(None, description="share of the time in which some task waited for a core")
     switches: float | None = Field(None, description="involuntary context switches, a second and thread")
     foreign: float | None = Field(None, description="share of the cores that other processes used")
+    pace: float | None = Field(
+        None, gt=0, description="seconds of a fixed piece of work, the mean of before and after"
+    )
     gpu_clock: int | None = Field(None, description="MHz")
     gpu_throttle: tuple[str, ...] = ()
     gpu_others: int = Field(0, description="other processes that compute on the GPU")

@@ -75,7 +75,7 @@ def test_what_the_kernel_cannot_resolve_is_not_claimed() -> None:
 def test_what_is_not_counted_is_none() -> None:
     bare = [Reading(wall=wall, busy=0, own=0) for wall in (0, 1)]
     sample = between(*bare, 1, 1, None)
-    assert (sample.steal, sample.pressure, sample.switches, sample.gpu_clock) == (None,) * 4
+    assert (sample.steal, sample.pressure, sample.switches, sample.gpu_clock, sample.pace) == (None,) * 5
     assert sample.reasons == ()
 
 
@@ -103,6 +103,16 @@ def test_how_many_are_enough() -> None:
     assert decide([VALID] * 4 + [SPOILT] * 16, 10).disturbed
     assert not decide([VALID] * 5 + [SPOILT] * 15, 10).disturbed
     assert not decide([VALID, SPOILT], 1).disturbed
+
+
+def test_the_pace_of_the_machine_is_written_and_spoils_nothing() -> None:
+    before = dataclasses.replace(QUIET, pace=0.001)
+    sample = between(before, dataclasses.replace(LATER, pace=0.003), 4, 2, 1980)
+    assert sample.pace == pytest.approx(0.002)
+    assert sample.reasons == ()
+    measured = contamination.read(None).pace
+    assert measured is not None
+    assert 0 < measured < 1
 
 
 def test_a_child_counts_as_our_own() -> None:

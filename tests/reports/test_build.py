@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.records import FirstClip
+from bench.records import Contamination, FirstClip
 from reports import build as building
 from reports.build import build
 from reports.load import ReportError
@@ -292,6 +292,21 @@ def test_warnings_flags_notes_and_dirt_are_caveats(make, tmp_path):
     both = "(lab-teacher · 2 steps, lab-teacher · 4 steps)"
     for note in ("overhead-bound", "stolen time", "fvd-world: n too small for a covariance"):
         assert f"{note} {both}" in text
+
+
+def test_a_machine_that_changed_its_speed_is_a_caveat(make, tmp_path):
+    def paced(steps, *paces, **fields):
+        seen = tuple(Contamination(seconds=1, pace=pace, **fields) for pace in paces)
+        return make.record(steps=steps, contamination=seen)
+
+    steady = [paced(2, 1e-3, 3e-3, 1e-3), paced(4, 1.2e-3), paced(8, None)]
+    text = page([make.run(tmp_path / "steady", steady)], tmp_path / "r.html").text
+    assert "changed its speed" not in text
+    changing = [*steady, paced(16, 1.7e-3, 1.7e-3), paced(28, 1.5e-3, reasons=("steal time",))]
+    text = page([make.run(tmp_path / "run", changing)], tmp_path / "r.html").text
+    assert "took up to 1.7× as long as beside the fastest cell" in text
+    assert "beside 2 cells" in text
+    assert "lab-teacher · 16 steps, lab-teacher · 28 steps." in text
 
 
 def test_any_scores_can_be_plotted(make, tmp_path):
