@@ -31,7 +31,7 @@ def rows(scenes):
     return {name: lab.score(frames, scenes, given) for name, frames in clips.items()}
 
 
-# The shipped judge reads the motion law in 97.8 of 100 truth clips: the card says so, and the truth row of every report
+# The shipped judge reads the motion law in 97.2 of 100 truth clips: the card says so, and the truth row of every report
 # shows it.
 BELOW_98 = ("motion",)
 
