@@ -85,9 +85,9 @@ def pace() -> float:
     """Seconds of a fixed piece of work on one core, the least of several: how slow the machine is at this moment.
 
     A neighbour on the other half of a core, or a lower clock, shows in no counter of a virtual machine. It spoils no
-    sample, since cores may differ by design: a report compares it between cells. Arithmetic in the nearest cache slows
-    down as a clip does, 1.75 times where one got 1.7 times slower; hashing does not. Without BLAS, whose threads would
-    go on spinning into what is timed.
+    sample, since cores may differ by design: a report compares it between cells. Arithmetic in the nearest cache: on a
+    virtual Xeon, samples beside which it took half as long again as beside their cell's others were 1.3 times slower.
+    Without BLAS, whose threads would go on spinning into what is timed.
     """
     work, least = np.linspace(-1, 1, 1 << 12, dtype=np.float32), math.inf
     made = np.empty_like(work)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 
 from bench.records import SLOWER
 from reports import text
@@ -73,18 +74,17 @@ def _environments(runs: Sequence[Run], rows: Sequence[Row]) -> list[str]:
 
 
 def _paces(runs: Sequence[Run], rows: Sequence[Row]) -> list[str]:
-    """Of every run whose machine was not equally fast beside all cells: which of them it was slow beside."""
+    """Of every run, beside which cells the machine was slower than beside most."""
     found = []
     for run in runs:
         paces = {row.key: row.pace for row in rows if row.run is run and row.pace is not None}
-        best = min(paces.values(), default=0.0)
-        slow = [row for row in rows if paces.get(row.key, 0.0) > SLOWER * best]
-        if slow:
-            worst = max(paces[row.key] for row in slow) / best
+        usual = median(paces.values()) if paces else 0.0
+        if slow := [row for row in rows if paces.get(row.key, 0.0) > SLOWER * usual]:
+            worst = max(paces[row.key] for row in slow) / usual
             found.append(
-                f"The machine of run {run.manifest.run} changed its speed: a fixed piece of work took up to "
-                f"{text.times(worst)} as long as beside the fastest cell, over {SLOWER:g} times beside "
-                f"{text.count(len(slow), 'cell')}, whose latencies are too long by about as much: {_labels(slow)}."
+                f"The machine of run {run.manifest.run} was slower beside {text.count(len(slow), 'cell')} than beside "
+                f"most, so that latencies there may be too long: a fixed piece of work took up to {text.times(worst)} "
+                f"the usual time, where {text.times(SLOWER)} is the limit ({_labels(slow)})."
             )
     return found
 

@@ -51,7 +51,7 @@ class ColdStart(Frozen):
 
 
 SLOWER = 1.25
-"""Times as long that a fixed piece of work may take on a machine that is as fast as it was."""
+"""Times as long that a fixed piece of work may take beside a cell, as beside most, on a machine that is as fast."""
 
 
 class Contamination(Frozen):

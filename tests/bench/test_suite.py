@@ -230,7 +230,7 @@ def test_shipped_suites_are_valid(path: Path) -> None:
 
 def test_quick_and_full_ask_for_the_same_settings() -> None:
     quick, full = read(SUITES / "lab.yaml"), read(SUITES / "lab-full.yaml")
-    for name in ("teacher", "second order", "student", "truth", "reconstruction", "static", "noise"):
+    for name in ("teacher", "teacher by UniPC", "student", "truth", "reconstruction", "static", "noise"):
         assert full.systems[name] == quick.systems[name]
     for name in ("teacher", "student"):
         assert full.systems[f"{name} from truth"].points == quick.systems[name].points
