@@ -88,13 +88,15 @@ def solved(scale: Scale) -> list[Evaluate]:
     return [table_trial(scale, TEACHER, steps, solver=solver) for steps in counts]
 
 
-def against_solver(scale: Scale) -> tuple[Evaluate, Evaluate]:
-    """The teacher by `SOLVED` at as many steps as the student, and the student."""
-    return table_trial(scale, TEACHER, STEPS, solver=SOLVED[0]), table_trial(scale, STUDENT, STEPS)
+def against_solver(scale: Scale, fresh: bool = False) -> tuple[Evaluate, Evaluate]:
+    """The teacher by `SOLVED` at as many steps as the student, and the student; fresh: as in `deciding`."""
+    start = _fresh(scale) if fresh else 0
+    solved = table_trial(scale, TEACHER, STEPS, start, SOLVED[0])
+    return solved, table_trial(scale, STUDENT, STEPS, start)
 
 
-def against_solver_names(scale: Scale) -> tuple[str, str]:
-    solved, student = against_solver(scale)
+def against_solver_names(scale: Scale, fresh: bool = False) -> tuple[str, str]:
+    solved, student = against_solver(scale, fresh)
     return solved.name, student.name
 
 
@@ -146,9 +148,13 @@ def spread_items(scale: Scale) -> list[Item]:
     return [spread_trial(scale, TEACHER, 56), spread_trial(scale, STUDENT, STEPS)]
 
 
+def _fresh(scale: Scale) -> int:
+    return scale.table_prompts + 2 * scale.spread[0]
+
+
 def deciding(scale: Scale, fresh: bool = False) -> list[Item]:
     """The trials of `DECIDING`; fresh: on test prompts that come after all others that claims d ask."""
-    start = scale.table_prompts + 2 * scale.spread[0] if fresh else 0
+    start = _fresh(scale) if fresh else 0
     return [table_trial(scale, model, steps, start) for model, steps in DECIDING]
 
 
