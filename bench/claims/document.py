@@ -15,9 +15,9 @@ HEAD = """# The paper's claims, and what became of them here
 
 Made by `python -m bench claims` from `bench/claims/registry.py`; do not edit. Protocols, sample sizes and thresholds
 were committed before the first run that they govern, with these exceptions: those of c1 and c2 were written anew after
-two trials of c1, those of d1, d2, d3 and d5 before their third asking, and a3, a4 and d6 were added after others had
-been answered. What was changed on the way, or done otherwise than a protocol says, is listed as its *departure*, and
-what an earlier asking found stays beside a later one.
+two trials of c1, those of d1, d2, d3 and d5 before their third asking, and a3, a4 and d6 to d8 were added after others
+had been answered. What was changed on the way, or done otherwise than a protocol says, is listed as its *departure*,
+and what an earlier asking found stays beside a later one.
 
 A verdict is *reproduced* or *not reproduced* where its threshold decides; *not testable here* where the lab has no
 headroom for it (the reason is given); *not run yet* until all of its trials are done. Of some earlier askings the

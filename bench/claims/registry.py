@@ -392,8 +392,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         ),
         Experiment(
             "d8", "d7 on fresh test prompts", "not stated: it compares with Euler's method alone",
-            "d7 as it is, on the test prompts of d6: the student's strength was changed after answers on the first ones "
-            "had been seen", "the 95 % interval of FD_solver - FD_student lies above 0",
+            "d7 as it is, on the test prompts of d6: the student's strength was changed after answers on the first "
+            "ones had been seen",
+            "the 95 % interval of FD_solver - FD_student lies above 0",
             lambda scale: 1, lambda scale: [*against_solver(scale, fresh=True)],
             lambda scale, answers: steps_beaten(*against_solver_names(scale, fresh=True), answers),
             sample=table_sample, departure=SOLVER_SEEN,
