@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from bench.records import Timing
+from bench.records import SLOWER, Timing
 from reports import text
 from reports.plots import breakdown
 from reports.rows import Row
@@ -84,7 +84,19 @@ def _gain(gain: SpeedUp, name: Markup) -> Markup:
     bounds, shown = text.interval(ratio, low, high), Markup("")
     if bounds:
         shown = Markup(' <small title="{}">[{}]</small>').format(hover, bounds)
-    return Markup("{} is <strong>{} {}</strong>{}").format(name, text.times(ratio), word, shown)
+    return Markup("{} is <strong>{} {}</strong>{}{}").format(
+        name, text.times(ratio), word, shown, _pace(gain.fast, gain.slow)
+    )
+
+
+def _pace(row: Row, other: Row) -> str:
+    """A warning where the machine was not as fast beside one as beside the other."""
+    if row.pace is None or other.pace is None:
+        return ""
+    ratio = row.pace / other.pace
+    if 1 / SLOWER <= ratio <= SLOWER:
+        return ""
+    return f" (but a fixed piece of work took the machine {text.times(ratio)} as long beside it)"
 
 
 def _is(row: Row, steps: int, *, guided: bool) -> bool:

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from bench.records import END_TO_END, Timing
+from bench.records import END_TO_END, Contamination, Timing
 from reports.load import load
 from reports.metrics import metrics
 from reports.rows import rows
@@ -83,3 +83,17 @@ def test_what_takes_longer_is_called_slower(make, tmp_path):
 
 def test_without_a_student_there_is_nothing_to_compare(make, tmp_path):
     assert not speed_ups(rows(load([make.run(tmp_path / "run", make.sweep())])))
+
+
+@pytest.mark.parametrize(("pace", "said"), [(1.2e-3, None), (1.5e-3, "1.5×"), (0.6e-3, "0.6×")])
+def test_a_gain_measured_at_another_speed_of_the_machine_says_so(make, tmp_path, pace, said):
+    fast, slow = cell(make, "student", 4, 1.0, 0.3), cell(make, "teacher", 28, 2.0, 4.5)
+    paced = [
+        one.model_copy(update={"contamination": (Contamination(seconds=1, pace=seconds),)})
+        for one, seconds in ((fast, pace), (slow, 1e-3))
+    ]
+    found = rows(load([make.run(tmp_path / "run", paced)]))
+    sentence = str(verdict(found, next(iter(metrics(found)), None))[-1])
+    warning = f"(but a fixed piece of work took the machine {said} as long beside it)"
+    assert (warning in sentence) == (said is not None)
+    assert said is not None or "fixed piece" not in sentence
