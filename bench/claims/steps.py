@@ -32,7 +32,7 @@ TASK = "image to video"
 FEW = tuple(steps for steps in STEP_COUNTS if steps <= 8)
 """What students are asked for."""
 SOLVED = ("unipc", (4, 8))
-"""The teacher by a solver of second order, for as many passes: the one that 256 validation prompts liked best of three,
+"""The teacher by a solver of second order, for as many passes: the one that 256 validation prompts liked best of four,
 and the numbers of steps that it is asked for. Its first step is Euler's."""
 OTHERS = {"lab-student-p42": TASK, "lab-student-t2v": "text to video at once"}
 """Shipped students beside `STUDENT`, and the task of each."""
