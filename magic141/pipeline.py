@@ -31,7 +31,7 @@ from magic141.conditioning import Condition, as_batch, encode_image, encode_prom
 from magic141.errors import InputError
 from magic141.images import ImageInput, as_pixels
 from magic141.scheduler import Generators
-from magic141.solvers import Times, check_solver, own_guidance, step
+from magic141.solvers import Times, check_solver, own_guidance, stepper
 from magic141.transformer import Magic141Transformer3DModel
 
 SPATIAL_COMPRESSION = 8
@@ -288,12 +288,12 @@ class Magic141Pipeline(DiffusionPipeline):
         model_time = self.scheduler.config.num_train_timesteps
         flag = torch.ones(len(tokens), dtype=torch.bool, device=noise.device) if continuation else None
         times.begin(self.scheduler, self._execution_device)
+        step = stepper(self.scheduler, generator)
         x = noise
         with self.progress_bar(total=len(self.scheduler.timesteps)) as bar:
             for i, timestep in enumerate(self.scheduler.timesteps):
-                sigma = self.scheduler.sigmas[
-                    i
-                ].item()  # a multistep solver's `timestep` is rounded to an integer
+                # Not `timestep`, which some solvers round to an integer.
+                sigma = self.scheduler.sigmas[i].item()
                 with hook(stages.DENOISE):
                     v = self.transformer(
                         hidden_states=torch.cat([x, known], dim=1).to(dtype).repeat(copies, 1, 1, 1, 1),
@@ -308,7 +308,7 @@ class Magic141Pipeline(DiffusionPipeline):
                         v = torch.lerp(unguided, guided, condition.guidance_scale)
                     if clean is not None:
                         v[:, :, :count] = (x[:, :, :count] - clean) / sigma
-                    x = step(self.scheduler, v, timestep, x, generator)
+                    x = step(v, timestep, x)
                 if on_step is not None:
                     x = on_step(self, i, timestep, {"latents": x}).pop("latents", x)
                 bar.update()

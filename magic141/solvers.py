@@ -4,6 +4,7 @@ A pipeline takes any of them, as diffusers' do: `pipe.scheduler = with_solver("u
 """
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -42,8 +43,7 @@ def own_shift(scheduler: SchedulerMixin) -> float:
 
 def own_guidance(scheduler: SchedulerMixin) -> float:
     """The guidance that suits the weights beside it. A scheduler that came without a word of it gets that of ours."""
-    usual = inspect.signature(FlowMatchScheduler).parameters["guidance_scale"].default
-    return float(scheduler.config.get("guidance_scale", usual))
+    return float(scheduler.config.get("guidance_scale", FlowMatchScheduler().config.guidance_scale))
 
 
 def check_solver(scheduler: SchedulerMixin) -> None:
@@ -81,9 +81,15 @@ class Times:
         scheduler.set_timesteps(sigmas=shift_time(evenly, given).numpy(), device=device)
 
 
-def step(scheduler: Any, velocity: Tensor, timestep: Tensor, sample: Tensor, generator: Generators) -> Tensor:
-    """The sample at the next time. Only some schedulers draw noise, and take a generator."""
+def stepper(scheduler: Any, generator: Generators = None) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Takes velocity, timestep and sample to the sample at the next time. Only some schedulers draw noise, and take a
+    generator.
+    """
     draws = "generator" in inspect.signature(scheduler.step).parameters
     options = {"generator": generator} if draws else {}
-    previous: Tensor = scheduler.step(velocity, timestep, sample, **options, return_dict=False)[0]
-    return previous
+
+    def step(velocity: Tensor, timestep: Tensor, sample: Tensor) -> Tensor:
+        previous: Tensor = scheduler.step(velocity, timestep, sample, **options, return_dict=False)[0]
+        return previous
+
+    return step
