@@ -32,8 +32,8 @@ what is clear is said at the first look."""
 
 @dataclass(frozen=True)
 class Restart:
-    """Seconds of the blocks of one fresh pair of workers; base[i] and head[i] are neighbours in time, in balanced order
-    (ABBA…)."""
+    """Seconds of a call in each block of one fresh pair of workers; base[i] and head[i] are neighbours in time, in
+    balanced order (ABBA…)."""
 
     base: tuple[float, ...]
     head: tuple[float, ...]
@@ -45,9 +45,7 @@ class Policy(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     relative: float = Field(0.03, gt=0, lt=1, description="smallest slow-down that fails, as a share of base")
-    absolute_seconds: float = Field(
-        0.0, ge=0, allow_inf_nan=False, description="the same, in seconds a block"
-    )
+    absolute_seconds: float = Field(0.0, ge=0, allow_inf_nan=False, description="the same, in seconds a call")
     restarts: tuple[int, ...] = Field((12, 18, 24), description="restarts in all at each look")
     alpha: float = Field(
         0.005, gt=0, lt=0.5, description="chance of FAIL for an unchanged head, over all looks and all cells"
@@ -134,7 +132,7 @@ def decide(restarts: Sequence[Restart], policy: Policy, *, cells: int = 1) -> De
 
 
 def _at(number: int, look: Look, ratios: Array, level: float, policy: Policy) -> Decision:
-    """The decision of one look; `level` is the seconds of a block of base."""
+    """The decision of one look; `level` is the seconds of a call of base."""
     interval = bounds(ratios, look)
     fails, passes = judge(*interval, np.asarray(level), policy)
     low, ratio, high = (math.exp(value) for value in interval)
@@ -158,13 +156,13 @@ def _at(number: int, look: Look, ratios: Array, level: float, policy: Policy) ->
 def judge(
     low: Array, ratio: Array, high: Array, level: Array, policy: Policy
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which gates FAIL and which PASS, never both; logs of ratios, and the seconds of a block of base. All (...)."""
+    """Which gates FAIL and which PASS, never both; logs of ratios, and the seconds of a call of base. All (...)."""
     limit = np.log1p(threshold(level, policy))
     return (low > 0) & (ratio >= limit), np.asarray(high < limit)
 
 
 def threshold(level: Array, policy: Policy) -> Array:
-    """The slow-down, as a share of base, that crosses both thresholds; `level` is the seconds of a block of base."""
+    """The slow-down, as a share of base, that crosses both thresholds; `level` is the seconds of a call of base."""
     return np.maximum(policy.relative, policy.absolute_seconds / level)
 
 

@@ -26,6 +26,8 @@ def run(gates: int, seed: int, methods: bool, path: Path | None, console: Consol
     """Raises RunError where `path` lies in no folder, before anything is simulated."""
     if path is not None and not path.absolute().parent.is_dir():
         raise RunError(f"--json {path}: the folder {path.parent} does not exist; make it, or name another")
+    if path is not None and path.is_dir():
+        raise RunError(f"--json {path} is a folder: name a file in it")
     policy = Policy()
     rows: Sequence[Tally] | Sequence[Coverage]
     steps = _method_steps() if methods else len(CLOCKS) * chunks(gates)

@@ -75,15 +75,15 @@ def create(out: Path, name: str) -> Path:
     raise RunError(f"{out} holds a hundred runs of this second")
 
 
-def check_writable(out: Path) -> None:
-    """Raises RunError where `create` would fail; leaves nothing behind."""
+def check_writable(out: Path, option: str = "--out") -> None:
+    """Raises RunError, naming the option to change, where `create` would fail; leaves nothing behind."""
     try:
         nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
         raise RunError(
-            f"{out} cannot be written ({error.strerror}): name another folder with --out"
+            f"{out} cannot be written ({error.strerror}): name another folder with {option}"
         ) from error
 
 

@@ -57,6 +57,8 @@ class LabScorer:
     """The scores of `evals.lab`: they need prompts of the lab world, whose truth is known."""
 
     imports = ("evals.lab", "evals.clip_scores")
+    of_all_clips = ("fvd-world", "kvd-world", "motion-ratio", "flow-ratio")
+    """Metrics that no single clip has: a gate, which pairs prompts, cannot take them."""
 
     def protocols(self, metrics: Sequence[str], clips: int, num_frames: int) -> dict[str, str]:
         from evals import catalogue

@@ -18,10 +18,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, model_validator
 
-from bench import systems
+from bench import strict_yaml, systems
 from bench.errors import SuiteError, nearest
 from bench.records import RANDOM_WEIGHTS, Knob, Prompts, digest
 from bench.scorers import Examinable, Scorer
@@ -370,13 +369,7 @@ def _identified(spec: PromptSpec) -> Prompts:
 
 def read(path: Path) -> Suite:
     """Raises SuiteError naming file, place, value and remedy."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SuiteError(f"suite {path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise SuiteError(f"suite {path} is not YAML: {error}") from error
-    return parse(data, str(path))
+    return parse(strict_yaml.read(path, "suite"), str(path))
 
 
 def parse(data: Any, name: str) -> Suite:

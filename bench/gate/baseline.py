@@ -71,7 +71,7 @@ class Baseline:
             same = [
                 one
                 for one in found
-                if one.cell == wanted and one.kind == "gate" and one.knobs["tree"] == base.sha256
+                if one.cell == wanted and one.kind == "gate" and one.knobs["tree"] == base.id
             ]
             if not same:
                 raise RunError(
@@ -118,7 +118,7 @@ def records(result: Result, gates: Gates, command: str) -> list[Record]:
                     fingerprint=result.fingerprint,
                     suite="gate",
                     system=f"{name} of {tree.label}",
-                    knobs={**knobs, "tree": tree.sha256, "output": counted.output},
+                    knobs={**knobs, "tree": tree.id, "output": counted.output},
                     outcome="ok",
                     stages={CALL: _timing(samples, len(result.restarts[name]))},
                     counters={key: value for key, value in counted.counters.items() if value is not None},

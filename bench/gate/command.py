@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from bench import runner
 from bench.errors import RunError
@@ -38,15 +42,17 @@ def execute(options: Options, console: Console, command: str) -> int:
         raise RunError("--record and --base-records exclude each other: a stored base would be stored again")
     if options.resume is not None and not options.resume.is_file():
         raise RunError(f"there is no journal {options.resume} to go on from")
-    for path in (
-        options.to_json,
-        options.to_markdown,
-        options.to_junit,
-        options.record,
-        options.out / "journal",
+    runner.check_writable(options.out)
+    for option, path in (
+        ("--json", options.to_json),
+        ("--markdown", options.to_markdown),
+        ("--junit", options.to_junit),
+        ("--record", options.record),
     ):
         if path is not None:
-            runner.check_writable(path.parent)
+            check_file(path, option)
+    if options.record is not None:
+        Store.at(options.record).records()  # whether it is a file of records at all
     journal = options.resume or default_journal(options.out / "gates")
     stored = (
         None if options.base_records is None else baseline.Baseline.read(options.base_records, options.base)
@@ -59,15 +65,16 @@ def execute(options: Options, console: Console, command: str) -> int:
             journal=journal,
             baseline=stored,
             complete=options.record is not None,
-            say=status.update,
+            say=lambda text: status.update(Text(text)),
         )
         try:
-            result = run(question)
+            with ended_as_interrupted():
+                result = run(question)
         except KeyboardInterrupt:
-            console.print(
-                f"interrupted: the same command with --resume {journal} measures what is left",
-                soft_wrap=True,
-            )
+            said = "interrupted before anything was measured"
+            if journal.exists():
+                said = f"interrupted: the same command with --resume {journal} measures what is left"
+            console.print(said, soft_wrap=True, markup=False)
             return INTERRUPTED
     report.write(result, options.to_json, options.to_markdown, options.to_junit)
     if options.record is not None and result.verdict != "INVALID":
@@ -78,3 +85,24 @@ def execute(options: Options, console: Console, command: str) -> int:
             store.append(record)
     report.show(console, result)
     return EXIT_CODES[result.verdict]
+
+
+def check_file(path: Path, option: str) -> None:
+    """Raises RunError where no file can be written at `path`."""
+    if path.is_dir():
+        raise RunError(f"{option} {path} is a folder: name a file in it")
+    runner.check_writable(path.parent, option)
+
+
+@contextlib.contextmanager
+def ended_as_interrupted() -> Iterator[None]:
+    """Told to end, as a cancelled CI job is, this process would go at once and leave its folder of trees behind."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -6,12 +6,11 @@ import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from bench import systems
+from bench import strict_yaml, systems
 from bench.errors import SuiteError, nearest
-from bench.gate_policy import Policy
+from bench.gate_policy import Policy, looks
 from bench.hardware import ROOT
 from bench.records import Knob, digest
 from bench.suite import PromptSpec, Strict
@@ -82,6 +81,19 @@ class Gates(Strict):
         return tolerances
 
     @model_validator(mode="after")
+    def _can_speak(self) -> Self:
+        """At its last look a gate must be able to say both FAIL and PASS."""
+        last = looks(self.policy, len(self.cells))[-1]
+        cells = f"{len(self.cells)} cell{'s' * (len(self.cells) > 1)}"
+        for depth, error, word in ((last.low_depth, "alpha", "FAIL"), (last.high_depth, "beta", "PASS")):
+            if not depth:
+                raise ValueError(
+                    f"policy: with `{error}` {getattr(self.policy, error):g} and {cells}, {last.restarts} restarts can "
+                    f"never end in {word}: raise `restarts` or `{error}`"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _waivers_name_checks(self) -> Self:
         if QUALITY in self.cells:
             raise ValueError(f"a cell cannot be called {QUALITY!r}: tables call the scores so")
@@ -122,18 +134,22 @@ class Gates(Strict):
 
 def read(path: Path) -> Gates:
     """Raises SuiteError naming file, place, value and remedy."""
-    try:
-        gates = parse(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SuiteError(f"gates {path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise SuiteError(f"gates {path} is not YAML: {error}") from error
+    gates = parse(strict_yaml.read(path, "gates"), str(path))
     for name in gates.cells:
         gates.knobs(name)
     if gates.quality:
         systems.make(gates.quality.adapter, gates.quality.knobs)
+        prompts = len(gates.quality.prompts.scenes())
+        if prompts < 2:
+            raise SuiteError(
+                f"{path}: quality: prompts: {prompts} of them bound no loss: give 2 at the very least"
+            )
         scorer = systems.find(gates.quality.scorer, "scorer")
-        scorer.protocols(list(gates.quality.margins), len(gates.quality.prompts.scenes()), 0)
+        scorer.protocols(list(gates.quality.margins), prompts, 0)
+        for name in set(gates.quality.margins) & set(getattr(scorer, "of_all_clips", ())):
+            raise SuiteError(
+                f"{path}: quality: margins: {name} is of all clips together, and a gate pairs prompts: name another"
+            )
     return gates
 
 

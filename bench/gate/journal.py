@@ -12,6 +12,9 @@ from bench import jsonl
 from bench.errors import RunError
 from bench.gate_policy import Restart
 
+_FIRST = b'{"header"'
+"""What a journal begins with, or a part of it where the first line was torn."""
+
 
 class _Line(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -21,7 +24,7 @@ class Header(_Line):
     """The question of a gate. Another one cannot go on from its journal."""
 
     gates: str = Field(description="hash of what is measured and how it is judged")
-    base: str = Field(description="sha256 of the tree")
+    base: str = Field(description="hash of the tree and of its constraints")
     head: str
     fingerprint: str = Field(description="hash of machine, packages and harness")
     base_records: str = Field("", description="hash of the stored baselines that stand in for base")
@@ -76,7 +79,10 @@ class Journal:
             journal = cls(path, [])
             journal.add(Entry(header=header))
             return journal
-        lines = path.read_bytes().split(b"\n")[:-1]
+        content = path.read_bytes()
+        if not (content.startswith(_FIRST) or _FIRST.startswith(content)):
+            raise RunError(f"{path} is no journal of a gate: name another file to start anew")
+        lines = content.split(b"\n")[:-1]
         try:
             entries = [Entry.model_validate_json(line) for line in lines]
         except ValidationError as error:

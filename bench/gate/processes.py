@@ -38,7 +38,7 @@ class Remote:
         try:
             self._connection.send({"ask": what, **arguments})
         except OSError:
-            raise InvalidGateError(f"{self._name} has ended{self._said()}") from None
+            raise InvalidGateError(f"{self._name} has ended{last_words(self._log)}") from None
 
     def receive(self) -> dict[str, Any]:
         try:
@@ -48,7 +48,7 @@ class Remote:
                 )
             answer: dict[str, Any] = self._connection.recv()
         except (EOFError, OSError):
-            raise InvalidGateError(f"{self._name} has ended{self._said()}") from None
+            raise InvalidGateError(f"{self._name} has ended{last_words(self._log)}") from None
         if "error" in answer:
             raise InvalidGateError(f"{self._name}: {answer['error']}")
         return answer
@@ -56,10 +56,12 @@ class Remote:
     def close(self) -> None:
         self._connection.close()
 
-    def _said(self) -> str:
-        lines = self._log.read_text("utf-8", errors="replace").splitlines() if self._log.exists() else []
-        tail = [line for line in lines if line.strip()][-1:]
-        return f"; it said: {tail[0]}" if tail else " without a word"
+
+def last_words(log: Path) -> str:
+    """What a process printed last: its log lies in the gate's private folder, and goes with it."""
+    lines = log.read_text("utf-8", errors="replace").splitlines() if log.exists() else []
+    tail = [line for line in lines if line.strip()][-1:]
+    return f"; it said: {tail[0]}" if tail else " without a word"
 
 
 class Server:
@@ -93,7 +95,7 @@ class Server:
             assert self._process.stdout is not None
             ready, _, _ = select.select([self._process.stdout], [], [], IMPORT_SECONDS)
             if not ready or not self._process.stdout.readline():
-                raise InvalidGateError(f"the imports of {self._name} did not end: see {self._log}")
+                raise InvalidGateError(f"the imports of {self._name} did not end{last_words(self._log)}")
 
     def fork(self, tree: Tree, name: str, limit: float) -> Remote:
         """A fresh worker for `tree`. Raises InvalidGateError where it does not come up."""
@@ -116,10 +118,7 @@ class Server:
         try:
             connection = self._listener.accept()
         except (OSError, EOFError):
-            said = log.read_text("utf-8", errors="replace").strip() if log.exists() else ""
-            raise InvalidGateError(
-                f"{name} did not come up: {said.splitlines()[-1] if said else 'no word'}"
-            ) from None
+            raise InvalidGateError(f"{name} did not come up{last_words(log)}") from None
         return Remote(connection, name, log, limit)
 
     def close(self) -> None:
@@ -162,4 +161,4 @@ class Server:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
         except OSError:
-            raise InvalidGateError(f"{self._name} has ended: see {self._log}") from None
+            raise InvalidGateError(f"{self._name} has ended{last_words(self._log)}") from None

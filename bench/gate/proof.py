@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import typer
 
 from bench import hardware
-from bench.errors import RunError
+from bench.errors import RunError, SuiteError
 from bench.gate import config, report, trees
 from bench.gate.baseline import fingerprint
 from bench.gate.config import LATENCY, Gates
@@ -93,7 +93,11 @@ def _commit(path: Path, tag: str, *first: str) -> None:
 
 
 def small(gates: Gates) -> Gates:
-    """The one cell that the faults are in; scores are of no interest."""
+    """The one cell that the faults are in; scores are of no interest. Raises SuiteError where it is not there."""
+    if STEP not in gates.cells:
+        raise SuiteError(
+            f"the faults are in {STEP!r}, and the file has {', '.join(map(repr, gates.cells))} only"
+        )
     return gates.model_copy(update={"cells": {STEP: gates.cells[STEP]}, "quality": None})
 
 
@@ -106,8 +110,12 @@ def prove(
     out: Annotated[Path, typer.Option("--out", metavar="DIR")] = Path("results/proof"),
 ) -> None:
     """Run real gates over a known fault and count verdicts; exit code 1 where one is not what it must be."""
-    asked = config.read(file)
-    asked = asked if fault is Fault.AA else small(asked)
+    try:
+        asked = config.read(file)
+        asked = asked if fault is Fault.AA else small(asked)
+    except SuiteError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
     # What another tree, machine or gates file gave lies elsewhere, and does not count.
     out = out / digest([asked.id, trees.sha256(hardware.ROOT), fingerprint()])[:12]
     out.mkdir(parents=True, exist_ok=True)

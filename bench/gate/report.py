@@ -30,8 +30,8 @@ def summary(result: Result) -> Group:
     """One screen: latency, scores, and of the rest only what did not pass."""
     table = Table(*HEADINGS, box=None, pad_edge=False)
     for finding in _shown(result):
-        verdict = Text(finding.verdict, STYLES[finding.verdict])
-        table.add_row(finding.cell, finding.check, verdict, *_texts(finding))
+        first, check, *others = map(Text, _texts(finding))
+        table.add_row(first, check, Text(finding.verdict, STYLES[finding.verdict]), *others)
     head = Text.assemble("gate ", (result.verdict, STYLES[result.verdict]), f": {headline(result)}")
     return Group(table, head)
 
@@ -48,8 +48,15 @@ def _shown(result: Result) -> Iterator[Finding]:
             yield finding
 
 
-def _texts(finding: Finding) -> tuple[str, str, str, str]:
-    return finding.base, finding.head, finding.change, finding.detail
+def _texts(finding: Finding) -> list[str]:
+    """Everything but the verdict, each on one line."""
+    texts = (finding.cell, finding.check, finding.base, finding.head, finding.change, finding.detail)
+    return [_line(text) for text in texts]
+
+
+def _line(text: str) -> str:
+    """What a worker says may have line breaks, which end a row, and control characters, which XML 1.0 refuses."""
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
 
 
 def markdown(result: Result) -> str:
@@ -58,8 +65,8 @@ def markdown(result: Result) -> str:
     def rows(findings: list[Finding]) -> list[str]:
         lines = [f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|"]
         for finding in findings:
-            texts = (finding.cell, finding.check, f"**{finding.verdict}**", *_texts(finding))
-            lines.append(f"| {' | '.join(text.replace('|', '/') for text in texts)} |")
+            first, check, *others = (text.replace("|", "/") for text in _texts(finding))
+            lines.append(f"| {' | '.join([first, check, f'**{finding.verdict}**', *others])} |")
         return lines
 
     return "\n".join(
@@ -88,7 +95,7 @@ def junit(result: Result) -> str:
 
     suite = TestSuite("regression gate")
     for finding in result.findings:
-        case = TestCase(finding.check, classname=f"gate.{finding.cell}")
+        case = TestCase(_line(finding.check), classname=f"gate.{_line(finding.cell)}")
         kind = {"FAIL": Failure, "INVALID": Error, "INCONCLUSIVE": Skipped, "WAIVED": Skipped}.get(
             finding.verdict
         )
@@ -105,9 +112,8 @@ def junit(result: Result) -> str:
 
 
 def _sentence(finding: Finding) -> str:
-    return "; ".join(
-        filter(None, (finding.base and f"{finding.base} -> {finding.head}", finding.change, finding.detail))
-    )
+    _, _, base, head, change, detail = _texts(finding)
+    return "; ".join(filter(None, (base and f"{base} -> {head}", change, detail)))
 
 
 def as_json(result: Result) -> str:
@@ -145,5 +151,7 @@ def write(result: Result, to_json: Path | None, to_markdown: Path | None, to_jun
 
 def show(console: Console, result: Result) -> None:
     console.print(summary(result))
-    if result.verdict == "INCONCLUSIVE":
+    if result.verdict == "INCONCLUSIVE" and result.stored:
+        console.print("A stored base says nothing of latency: only base measured in turn does.")
+    elif result.verdict == "INCONCLUSIVE":
         console.print("A gate is not run again until it is green: quieten the machine, or raise `restarts`.")

@@ -27,6 +27,7 @@ from bench.gate.trees import Tree
 from bench.gate.verdicts import Finding
 from bench.gate.worker import requests
 from bench.gate_policy import Decision, Restart, decide
+from bench.records import RecordError
 from magic141.errors import Magic141Error
 
 WARM_UP = 1
@@ -36,7 +37,7 @@ BASE, HEAD = "base", "head"
 
 @dataclass(frozen=True)
 class Result:
-    """What a gate found. `restarts` and `counted` are by cell, for records."""
+    """What a gate found. `restarts` and `counted` are by cell, for records; `stored`: base was not measured."""
 
     base: str
     head: str
@@ -48,6 +49,7 @@ class Result:
     trees: dict[str, Tree] = field(default_factory=dict)
     restarts: dict[str, list[Restart]] = field(default_factory=dict)
     counted: dict[str, Counted] = field(default_factory=dict)
+    stored: bool = False
 
     @property
     def verdict(self) -> verdicts.Verdict:
@@ -91,10 +93,11 @@ def run(question: Question) -> Result:
                 {BASE: gate.base, HEAD: gate.head},
                 {cell: gate.journal.restarts(cell) for cell in question.gates.cells},
                 {cell: one for cell in question.gates.cells if (one := gate.journal.counted(cell))},
+                stored=question.baseline is not None,
             )
     except InvalidGateError as error:
         reason = str(error)
-    except Magic141Error:  # the input is wrong
+    except (Magic141Error, RecordError):  # the input is wrong
         raise
     except Exception as error:  # a gate that breaks has said nothing: never FAIL, and never a pass
         reason = f"the gate broke: {type(error).__name__}: {error}"
@@ -117,8 +120,8 @@ class Gate:
             baseline.check(self.base, self._gates)
         header = Header(
             gates=self._gates.id,
-            base=self.base.sha256,
-            head=self.head.sha256,
+            base=self.base.id,
+            head=self.head.id,
             fingerprint=fingerprint(),
             base_records=baseline.id if baseline else "",
         )

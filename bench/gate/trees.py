@@ -12,6 +12,7 @@ from pathlib import Path
 from bench import hardware
 from bench.errors import InvalidGateError, RunError
 from bench.gate.worker import PACKAGE, sha256
+from bench.records import digest
 
 WORKTREE = "worktree"
 CONSTRAINTS = "constraints.txt"
@@ -31,6 +32,11 @@ class Tree:
     sha256: str
     constraints: str | None
     project: str
+
+    @property
+    def id(self) -> str:
+        """Hash of the package and of the constraints that say with which packages it is measured."""
+        return digest([self.sha256, self.constraints])
 
     @property
     def label(self) -> str:
@@ -75,10 +81,10 @@ def extract(ref: str, folder: Path, repository: Path | None = None) -> Tree:
 def is_same_commit(base: Tree, head: Tree) -> bool:
     """Whether this is an A/A gate: one commit against itself. Raises InvalidGateError for equal trees otherwise."""
     same = base.commit is not None and base.commit == head.commit
-    if base.sha256 == head.sha256 and not same:
+    if base.id == head.id and not same:
         raise InvalidGateError(
-            f"{PACKAGE}/ of {base.label} and of {head.label} are the same: a gate would compare a tree with "
-            "itself. For an A/A gate, give one commit twice"
+            f"{PACKAGE}/ and {CONSTRAINTS} of {base.label} and of {head.label} are the same: a gate would compare a "
+            "tree with itself. For an A/A gate, give one commit twice"
         )
     return same
 
@@ -96,5 +102,8 @@ def _git(root: Path, *words: str) -> bytes:
         raise RunError(f"a gate needs git, which cannot be started: {error}") from error
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
-        raise RunError(f"git {' '.join(words[:2])} in {root} says: {said}. Is the ref right, and fetched?")
+        raise RunError(
+            f"git {' '.join(words)} in {root} says: {said}. Is the ref right, and fetched? A shallow clone lacks most: "
+            "`git fetch --unshallow`, or `fetch-depth: 0` in actions/checkout"
+        )
     return done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,16 +45,16 @@ def overall(findings: Sequence[Finding]) -> Verdict:
 
 
 def latency(cell: str, decision: Decision, base: float, head: float, stored: bool) -> Finding:
-    """`base` and `head` are median seconds. A stored base was not measured in turn, so it can accuse nobody."""
+    """`base` and `head` are median seconds. A stored base was not measured in turn: it can accuse nobody, and clear
+    nobody either, because a slow hour then hides slow code now.
+    """
     verdict, why = decision.verdict, decision.reason.rpartition("): ")[2]
     detail = f"{decision.restarts} restarts: {why}"
     if stored:
         detail += "; base is stored, not measured in turn"
-        if verdict == "FAIL":
-            verdict, detail = (
-                "INCONCLUSIVE",
-                f"{detail}: run without --base-records to tell code from machine",
-            )
+        if verdict in ("PASS", "FAIL"):
+            verdict = "INCONCLUSIVE"
+            detail += ": run without --base-records to tell code from machine"
     change = ""
     if math.isfinite(decision.ratio):
         change = f"× {decision.ratio:.3f} [{decision.low:.3f}, {decision.high:.3f}]"
@@ -102,24 +103,32 @@ def quality(scored: Scored, margins: Mapping[str, float]) -> list[Finding]:
 
 
 def metric(name: str, base: Any, head: Any, margin: float) -> Finding:
-    """Non-inferiority of paired scores: the 95 % interval of head's mean loss must end below the margin."""
+    """Non-inferiority of paired scores: the 95 % interval of head's mean loss must end below the margin.
+
+    A prompt that has no score on either side (a direction of what rests) has no say; on one side it is INVALID.
+    """
     if base is None or head is None:
         return Finding(QUALITY, name, "INVALID", detail="a side has no such score")
     if base["protocol"] != head["protocol"]:
         return Finding(
             QUALITY, name, "INVALID", detail=f"protocols differ: {base['protocol']} | {head['protocol']}"
         )
-    pairs = list(zip(base["values"], head["values"], strict=False))
-    valid = [(a, b) for a, b in pairs if a is not None and b is not None]
-    if len(base["values"]) != len(head["values"]) or len(valid) < len(pairs) or len(valid) < 2:
-        detail = f"{len(valid)} of {max(len(base['values']), len(head['values']))} prompts have a score on both sides"
+    prompts = max(len(base["values"]), len(head["values"]))
+    pairs = list(itertools.zip_longest(base["values"], head["values"]))
+    scored = [pair for pair in pairs if pair != (None, None)]
+    valid = [pair for pair in scored if None not in pair]
+    if len(valid) < len(scored) or len(valid) < 2:
+        detail = f"{len(valid)} of {prompts} prompts have a score on both sides, and {len(scored)} on one: "
+        detail += "two at least must, and none on one side alone"
         return Finding(QUALITY, name, "INVALID", detail=detail)
     a, b = np.asarray(valid, dtype=np.float64).T
     target = base["target"]
     losses = {"higher": (a, b), "lower": (b, a)}.get(base["better"])
     if losses is None:
         losses = abs(b - target), abs(a - target)
-    loss, low, high, n = statistics.paired_difference(*losses)
+    binary = all(np.isin(side, (0, 1)).all() for side in losses)
+    estimate = statistics.paired_proportions if binary else statistics.paired_difference
+    loss, low, high, n = estimate(*losses)
     change = f"loses {loss:+.3g} [{low:+.3g}, {high:+.3g}]"
     shown = f"{a.mean():.4g}", f"{b.mean():.4g}", change
     if high <= margin:

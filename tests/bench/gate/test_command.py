@@ -1,8 +1,12 @@
 """The command line of a gate: exit codes, files, stored baselines."""
 
 import json
+import os
+import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -15,6 +19,11 @@ from bench.gate.run import Result
 from tests.bench.gate.conftest import GATES, SCRIPT, Repository
 
 Run = Callable[..., tuple[int, str]]
+QUALITY = {
+    "adapter": "bench.baselines.lab:Lab",
+    "prompts": {"split": "test", "count": 4},
+    "margins": {"accuracy-mean": 0.1},
+}
 
 
 @pytest.fixture
@@ -138,6 +147,10 @@ def test_an_inconclusive_gate_says_what_to_do(capsys: pytest.CaptureFixture[str]
         ),
         ({"waivers": [{"cell": "step", "check": "flops", "reason": "short", "expires": "2030-01-01"}]}, "10"),
         ({"policy": {"restarts": [5]}}, "fewer than 12"),
+        ({"policy": {"restarts": [12], "alpha": 1e-8}}, "12 restarts can never end in FAIL"),
+        ({"policy": {"restarts": [12], "beta": 1e-8}}, "12 restarts can never end in PASS"),
+        ({"quality": QUALITY | {"margins": {"fvd-world": 0.5}}}, "fvd-world is of all clips together"),
+        ({"quality": QUALITY | {"prompts": {"split": "test", "count": 1}}}, "give 2 at the very least"),
         ({"cells": {"a": {"workload": "bench.baselines.scripted:Scripted", "pairs": 3}}}, "multiple of 2"),
     ],
 )
@@ -152,3 +165,76 @@ def test_the_gates_of_the_project_are_valid() -> None:
     gates = config.read(config.DEFAULT)
     assert gates.quality is not None
     assert hardware.ROOT / "bench" / "gates.yaml" == config.DEFAULT
+
+
+def test_what_a_worker_says_is_shown_as_it_is(bench: Run, repository: Repository, tmp_path: Path) -> None:
+    said_by_head = "no weights in [/tmp/x, /opt/y]:\n\t[b, c] \x1b[31m| end"
+    repository.commit("head", f"def FAULT(): raise KeyError({said_by_head!r}) from None")
+    junit, markdown = tmp_path / "gate.xml", tmp_path / "gate.md"
+    code, said = bench("--base", "base", "--head", "head", "--junit", junit, "--markdown", markdown)
+    assert code == 3
+    assert "[/tmp/x, /opt/y]" in " ".join(said.split())
+    ElementTree.parse(junit)
+    (row,) = [line for line in markdown.read_text().split("<details>")[0].splitlines() if "INVALID**" in line]
+    assert row.count("|") == len(report.HEADINGS) + 1
+    assert row.endswith("|")
+
+
+def test_a_name_with_brackets_survives(capsys: pytest.CaptureFixture[str]) -> None:
+    import datetime
+
+    from rich.console import Console
+
+    from bench.gate.verdicts import Finding
+
+    now = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    finding = Finding("step [fp32]", "flops", "FAIL", detail="three\nlines [/x]\x07")
+    result = Result("a", "b", "f", now, 1.0, [finding])
+    report.show(Console(width=200), result)
+    out = capsys.readouterr().out
+    assert "step [fp32]" in out
+    assert "three lines [/x]" in out
+
+
+@pytest.mark.parametrize("option", ["--json", "--markdown", "--junit", "--record"])
+def test_a_folder_is_no_file_and_is_refused_before_anything_is_measured(
+    bench: Run, tmp_path: Path, option: str
+) -> None:
+    code, said = bench("--base", "base", "--head", "base", option, tmp_path)
+    assert code == 2
+    assert "name a file in it" in " ".join(said.split())
+
+
+def test_a_record_file_that_is_none_is_left_alone(bench: Run, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine\n")
+    code, _ = bench("--base", "base", "--head", "base", "--record", notes)
+    assert code == 2
+    assert notes.read_text() == "mine\n"
+
+
+def test_a_gate_that_is_told_to_end_cleans_up(
+    bench: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    extract = trees.extract
+
+    def end(*words: object) -> trees.Tree:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return extract(*words)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trees, "extract", end)
+    before = signal.getsignal(signal.SIGTERM)
+    code, said = bench("--base", "base", "--head", "base")
+    assert code == 130
+    assert "before anything was measured" in said
+    assert not list(tmp_path.glob("gate-*"))
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_cell_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "gates.yaml"
+    cell = "{workload: bench.baselines.scripted:Scripted}"
+    path.write_text(f"cells:\n  step: {cell}\n  step: {cell}\n")
+    with pytest.raises(config.SuiteError, match="line 3 names 'step' a second time"):
+        config.read(path)

@@ -245,3 +245,24 @@ def test_the_order_is_balanced() -> None:
 
 def test_gates_of_the_same_second_have_journals_of_their_own(tmp_path: Path) -> None:
     assert len({default_journal(tmp_path) for _ in range(5)}) == 5
+
+
+def test_other_constraints_make_another_side(
+    gate: Gate, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pull request that moves a pin alone changes what the same package runs with."""
+    monkeypatch.setattr(environments, "interpreter", lambda tree, say: sys.executable)
+    (repository.path / "constraints.txt").write_text("numpy==1.0\n")
+    repository.commit_files("pinned")
+    assert gate("base", "pinned").verdict == "PASS"
+    with pytest.raises(RunError, match="head differ"):
+        gate("base", "base")
+
+
+def test_a_file_that_is_no_journal_is_left_alone(gate: Gate, tmp_path: Path) -> None:
+    notes = tmp_path / "journal.jsonl"
+    for content in ("one line without an end", "two\nlines\n"):
+        notes.write_text(content)
+        with pytest.raises(RunError, match="no journal of a gate"):
+            gate("base", "base")
+        assert notes.read_text() == content

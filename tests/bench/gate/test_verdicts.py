@@ -105,3 +105,24 @@ def test_a_waiver_forgives_what_was_measured_and_nothing_else() -> None:
 def test_the_seeds_of_a_prompt_are_one_piece_of_evidence() -> None:
     asked = [Request(index, "p", seed, None) for seed in (0, 1) for index in (3, 4, 5)]
     assert _by_prompt(asked, [1.0, 2.0, 3.0, 5.0, None, 3.0]) == [3.0, None, 3.0]
+
+
+def test_a_stored_base_clears_nobody() -> None:
+    """Recorded in an hour when the machine took twice as long, it would hide code that takes half as long again."""
+    decision = Decision("PASS", 0.75, 0.7, 0.8, 1, 12, True, "fast")
+    found = verdicts.latency("c", decision, 2.0, 1.5, stored=True)
+    assert found.verdict == "INCONCLUSIVE"
+    assert "without --base-records" in found.detail
+
+
+def test_a_prompt_without_a_score_on_either_side_has_no_say() -> None:
+    base, head = column([None, 0.5, 0.5, 0.6, 0.6]), column([None, 0.5, 0.5, 0.6, 0.6])
+    assert verdicts.metric("m", base, head, 0.1).verdict == "PASS"
+    assert verdicts.metric("m", column([None, None]), column([None, None]), 0.1).verdict == "INVALID"
+
+
+def test_few_zeros_and_ones_that_tie_exclude_no_loss() -> None:
+    """Eight hits of eight on both sides: one prompt in ten could be lost and not be among them."""
+    assert verdicts.metric("m", column([1.0] * 8), column([1.0] * 8), 0.1).verdict == "INCONCLUSIVE"
+    assert verdicts.metric("m", column([1.0] * 40), column([1.0] * 40), 0.1).verdict == "PASS"
+    assert verdicts.metric("m", column([1.0] * 40), column([0.0] * 40), 0.1).verdict == "FAIL"
