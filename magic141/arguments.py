@@ -8,6 +8,7 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
+from numbers import Integral, Real
 
 from tokenizers import Tokenizer
 
@@ -65,13 +66,41 @@ def check_num_inference_steps(num_inference_steps: int) -> None:
         raise InputError(f"num_inference_steps={num_inference_steps} must lie in 1..1000: 28 is a good start")
 
 
+def check_generator(generator: object, count: int) -> None:
+    """One for all of `count` prompts, a list with one for each, or none."""
+    import torch
+
+    many = generator if isinstance(generator, list) else [generator]
+    if generator is not None and not all(isinstance(one, torch.Generator) for one in many):
+        raise InputError(f"generator={generator!r} must be a torch.Generator, or a list with one a prompt")
+    if isinstance(generator, list) and len(generator) != count:
+        raise InputError(f"{len(generator)} generators for {count} prompts: give one for all or one for each")
+
+
+def check_latents(latents: object, shape: tuple[int, ...]) -> None:
+    import torch
+
+    if not isinstance(latents, torch.Tensor):
+        raise InputError(
+            f"latents are of type {type(latents).__name__} and must be a tensor of shape {shape}"
+        )
+    if tuple(latents.shape) != shape:
+        raise InputError(f"latents have shape {tuple(latents.shape)} and must have {shape}")
+    if not torch.isfinite(latents).all():
+        raise InputError("latents have values that are not finite: draw them with torch.randn")
+
+
 def check_guidance_scale(guidance_scale: float, name: str = "guidance_scale") -> None:
+    _check_number(name, guidance_scale)
     if not (math.isfinite(guidance_scale) and guidance_scale >= 0):
         raise InputError(f"{name}={guidance_scale} must be a finite number from 0; 1 turns guidance off")
 
 
 def check_shift(shift: float | None) -> None:
-    if shift is not None and not (math.isfinite(shift) and shift > 0):
+    if shift is None:
+        return
+    _check_number("shift", shift)
+    if not (math.isfinite(shift) and shift > 0):
         raise InputError(f"shift={shift} must be a finite number above 0; 1 leaves the times evenly spaced")
 
 
@@ -84,11 +113,13 @@ def check_size(height: int, width: int, multiple: int) -> None:
 
 
 def check_fps(fps: float) -> None:
+    _check_number("fps", fps)
     if not (math.isfinite(fps) and 1 <= fps <= 240):
         raise InputError(f"fps={fps} must lie in 1..240 frames a second; the lab's clips play at 16")
 
 
 def check_seconds(seconds: float) -> None:
+    _check_number("seconds", seconds)
     if not 0 < seconds <= MAX_SECONDS:  # also false for NaN
         raise InputError(f"seconds={seconds} must lie above 0 and up to {MAX_SECONDS}: try 60")
 
@@ -126,6 +157,7 @@ def check_chaining(chaining: str, overlap: int) -> None:
 
 
 def check_history_noise(history_noise: float) -> None:
+    _check_number("history_noise", history_noise)
     if not 0 <= history_noise <= 1:  # also false for NaN
         raise InputError(f"history_noise={history_noise} must lie in 0..1; training used up to 0.3")
 
@@ -184,5 +216,10 @@ def _is_entry(item: object) -> bool:
 
 
 def _check_integer(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise InputError(f"{name}={value!r} must be a whole number")
+
+
+def _check_number(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InputError(f"{name}={value!r} must be a number")

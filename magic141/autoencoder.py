@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from magic141.errors import InputError
@@ -95,6 +96,7 @@ class AutoencoderMagic141(ModelMixin, ConfigMixin):
         self.fine_decoder = nn.ModuleList(FineBlock(fine_width) for _ in range(fine_blocks))
         self.to_pixels = nn.Conv2d(fine_width, pixels, 3, padding=1)
 
+    @apply_forward_hook
     def encode(self, video: Tensor, start: bool = True) -> Tensor:
         """Latents (B, 16, t, H/8, W/8) of a video (B, 3, T, H, W).
 
@@ -122,11 +124,13 @@ class AutoencoderMagic141(ModelMixin, ConfigMixin):
         latents = self.whiten(self.to_latent(x))
         return latents.unflatten(0, (batch, groups)).transpose(1, 2)
 
+    @apply_forward_hook
     def decode(self, latents: Tensor, start: bool = True) -> Tensor:
         """Video (B, 3, T, H, W), not clamped, of latents (B, 16, t, H/8, W/8)."""
         video, _ = self._decode(latents)
         return video[:, :, GROUP - 1 :] if start else video
 
+    @apply_forward_hook
     def decode_next(self, latents: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """The next part of a video that comes in parts: its frames, and the state that its next part needs.
 

@@ -20,8 +20,8 @@ from magic141.presets import LAB
 if TYPE_CHECKING:
     from magic141.pipeline import Magic141Pipeline
 
-console = Console()
-notices = Console(stderr=True)
+console = Console(markup=False)  # a path may have brackets
+notices = Console(stderr=True, markup=False)
 
 
 class Precision(StrEnum):
@@ -78,7 +78,8 @@ def load(folder: Path, device: str | None, precision: Precision) -> "Magic141Pip
 
     target = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=target)
+        if torch.empty(0, device=target).is_meta:
+            raise InputError("device 'meta' holds no numbers: try cpu, or leave --device out")
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(

@@ -95,30 +95,34 @@ def encode_prompt(
     prompts: str | Sequence[str],
     *,
     allow_empty: bool = False,
+    device: torch.device | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Text tokens (B, 24, 128) and the pooled text (B, 128) of `prompts`; (B, 40, 128) where one has over 22 words.
 
     The pooled vector is the state of the end marker, not CLIP's projection of it: the projection is trained
     to agree with single images, and so has no reason to keep words about motion. The empty prompt, which
-    classifier-free guidance needs, must be asked for with `allow_empty`. Raises InputError.
+    classifier-free guidance needs, must be asked for with `allow_empty`. `device` computes: that of
+    the model, unless it is kept elsewhere until it is needed. Raises InputError.
     """
     batch = as_batch(prompts)
     for prompt in batch:
         check_prompt(tokenizer.backend_tokenizer, prompt, allow_empty)
-    return encode_ids(model, tokenize(tokenizer, batch))
+    return encode_ids(model, tokenize(tokenizer, batch), device=device)
 
 
 @torch.no_grad()
-def encode_ids(model: CLIPModel, ids: Tensor, *, trim: bool = True) -> tuple[Tensor, Tensor]:
+def encode_ids(
+    model: CLIPModel, ids: Tensor, *, trim: bool = True, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
     """`encode_prompt` from token ids (B, 40) on the CPU; without `trim`, 40 tokens of any prompts."""
     if trim and not (ids[:, USUAL_LENGTH:] != model.config.text_config.pad_token_id).any():
         ids = ids[:, :USUAL_LENGTH]  # attention is causal: padding that follows changes no other token
-    output = model.text_model(ids.to(model.device))
+    output = model.text_model(ids.to(device or model.device))
     return unit(output.last_hidden_state), unit(output.pooler_output)
 
 
 @torch.no_grad()
-def encode_image(model: CLIPModel, images: Tensor) -> Tensor:
+def encode_image(model: CLIPModel, images: Tensor, *, device: torch.device | None = None) -> Tensor:
     """Image tokens (B, 16, 128), one a patch in raster order, of `images` (B, 3, 64, 64) in [-1, 1].
 
     Raises InputError for images of another shape.
@@ -128,7 +132,7 @@ def encode_image(model: CLIPModel, images: Tensor) -> Tensor:
         raise InputError(
             f"images must have shape (B, 3, 64, 64), got {tuple(images.shape)}: resize them first"
         )
-    pixels = images.to(model.device, model.dtype)
+    pixels = images.to(device or model.device, model.dtype)
     return unit(model.vision_model(pixels).last_hidden_state[:, 1:])
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from magic141.errors import InputError
-from magic141.video import read_image
+from magic141.video import as_rgb, read_image
 
 ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 
@@ -39,12 +39,14 @@ def _one(image: ImageInput, height: int, width: int) -> Tensor:
     if isinstance(image, str | os.PathLike):
         image = read_image(image)
     if isinstance(image, Image.Image):
-        image = np.array(image.convert("RGB"))
+        image = np.array(as_rgb(image))
     if not isinstance(image, np.ndarray | Tensor):
         raise InputError(
             f"image must be a file name, a PIL image, an array or a tensor, got {type(image).__name__}"
         )
 
+    if isinstance(image, np.ndarray) and image.dtype.kind not in "iufb":
+        raise InputError(f"image has type {image.dtype}: convert it to uint8, or to floats in [0, 1]")
     # Arrays seen backwards, as OpenCV's colours often are, cannot be shared.
     pixels = image if isinstance(image, Tensor) else torch.as_tensor(np.ascontiguousarray(image))
     is_bytes = pixels.dtype == torch.uint8

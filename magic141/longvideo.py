@@ -128,7 +128,7 @@ def stream(
         window,
         settings.height,
         settings.width,
-        None,
+        settings.generator,
         "latent",
     )
     if image is not None:
@@ -248,14 +248,14 @@ class SlidingWindow:
         settings = self.settings
         ready = new if last else new[:, :, : new.shape[2] - settings.cross_fade]
         with self.pipe.stage_hook(stages.VAE_DECODE):
-            vae = self.pipe.vae
+            vae, device = self.pipe.vae, self.pipe._execution_device
             if settings.chaining == "latent":
-                part = ready.to(vae.device, vae.dtype)
+                part = ready.to(device, vae.dtype)
                 video, self.state = vae.decode_next(part, self.state)
             elif start is None:
-                video = vae.decode(ready.to(vae.device, vae.dtype))
+                video = vae.decode(ready.to(device, vae.dtype))
             else:
-                video = vae.decode(torch.cat([start, ready], dim=2).to(vae.device, vae.dtype))[:, :, 1:]
+                video = vae.decode(torch.cat([start, ready], dim=2).to(device, vae.dtype))[:, :, 1:]
         video = video.float()
         self.frame = video[:, :, -1].clamp(-1, 1)
         before = self.tail[:, :, : settings.plan.overlap - settings.cross_fade]

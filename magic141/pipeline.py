@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -22,13 +23,14 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPModel, PreTrainedTokenizerFast
 
 from magic141 import adapter, arguments, longvideo, stages, weights
 from magic141.autoencoder import AutoencoderMagic141
 from magic141.conditioning import Condition, as_batch, encode_image, encode_prompt, known_channels, visible
-from magic141.errors import InputError
+from magic141.errors import InputError, WeightsCorrupt
 from magic141.images import ImageInput, as_pixels
 from magic141.scheduler import Generators
 from magic141.solvers import Times, check_solver, own_guidance, stepper
@@ -88,29 +90,41 @@ class Magic141Pipeline(DiffusionPipeline):
     ) -> Self:
         """A pipeline from a preset name, a folder or a hub repository, found by `magic141.weights.resolve`.
 
-        Keyword arguments are those of `DiffusionPipeline.from_pretrained`.
+        Keyword arguments are those of `DiffusionPipeline.from_pretrained`. Weights are stored in half precision, and
+        compute in float32 unless `dtype` says otherwise, for all parts or for some: `{"transformer": torch.bfloat16}`.
 
         Raises InputError, WeightsMissing, WeightsCorrupt.
         """
-        folder = weights.resolve(pretrained_model_name_or_path)
-        dtype = kwargs.get("dtype", kwargs.get("torch_dtype", torch.float32))
-        for part, where in weights.shared(folder).items():
-            if part in kwargs:
-                continue
-            if part in SHAREABLE:
-                kwargs[part] = SHAREABLE[part].from_pretrained(where, dtype=dtype)
-            else:
-                whole = Magic141Transformer3DModel.from_pretrained(where, dtype=torch.float32)
-                kwargs[part] = adapter.merge(whole, folder).to(dtype)
-        return super().from_pretrained(str(folder), **kwargs)
+        hub = {name: kwargs.pop(name) for name in weights.HUB_ARGUMENTS if name in kwargs}
+        folder = weights.resolve(pretrained_model_name_or_path, hub)
+        dtype = kwargs.pop("torch_dtype", None)
+        dtype = kwargs.setdefault("dtype", torch.float32 if dtype is None else dtype)
+        try:
+            for part, where in weights.shared(folder).items():
+                if part not in kwargs:
+                    kwargs[part] = _borrowed(part, where, folder, _dtype_of(part, dtype))
+            return super().from_pretrained(str(folder), **kwargs)
+        except (OSError, SafetensorError) as error:
+            raise WeightsCorrupt(f"{folder} cannot be loaded: {error}. Fetch or save it again") from error
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """As diffusers does, but without the path on this machine that a model was loaded from."""
+        """As diffusers does, but without the path on this machine that a model was loaded from.
+
+        A folder that held a student's difference from its teacher holds the whole pipeline afterwards, unsealed.
+        """
         super().save_pretrained(save_directory, **kwargs)
-        for path in Path(save_directory).glob("**/*.json"):
+        folder = Path(save_directory)
+        parts = (path for part in self.components for path in folder.glob(f"{part}/*config.json"))
+        for path in (folder / weights.INDEX, *parts):
             config = json.loads(path.read_text("utf-8"))
             if config.pop("_name_or_path", None) is not None:
                 path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8", newline="\n")
+        for name in (
+            weights.SHARED,
+            adapter.FILE,
+            weights.SUMS,
+        ):  # of what was there: they would win over this
+            (folder / name).unlink(missing_ok=True)
 
     @torch.no_grad()
     def __call__(
@@ -170,8 +184,8 @@ class Magic141Pipeline(DiffusionPipeline):
         arguments.check_guidance_scale(image_guidance, "image_guidance_scale")
         arguments.check_shift(shift)
         shape = self.latent_shape(len(prompts), num_frames, height, width)
-        if latents is not None and tuple(latents.shape) != shape:
-            raise InputError(f"latents have shape {tuple(latents.shape)} and must have {shape}")
+        if latents is not None:
+            arguments.check_latents(latents, shape)
         if image is not None and num_frames == 1:
             raise InputError("num_frames=1 with an image leaves nothing to generate: ask for 5 or more")
         if image is not None and not factorised:
@@ -240,10 +254,7 @@ class Magic141Pipeline(DiffusionPipeline):
             arguments.check_prompt(self.tokenizer.backend_tokenizer, text, allow_empty=True)
         arguments.check_num_frames(num_frames)
         arguments.check_size(height, width, SPATIAL_COMPRESSION * self.transformer.config.patch_size)
-        if isinstance(generator, list) and len(generator) != len(prompts):
-            raise InputError(
-                f"{len(generator)} generators for {len(prompts)} prompts: give one for all or one for each"
-            )
+        arguments.check_generator(generator, len(prompts))
         if output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type={output_type!r} is unknown; use one of {', '.join(OUTPUT_TYPES)}")
 
@@ -312,34 +323,57 @@ class Magic141Pipeline(DiffusionPipeline):
                 if on_step is not None:
                     x = on_step(self, i, timestep, {"latents": x}).pop("latents", x)
                 bar.update()
-        if clean is not None:
-            x[:, :, :count] = clean
-        return x
+        # Not in place: a callback may have given a tensor that it keeps.
+        return x if clean is None else torch.cat([clean, x[:, :, count:]], dim=2)
 
     def _encode_texts(self, prompts: list[str], negatives: list[str]) -> tuple[Tensor, Tensor]:
         """Text tokens and pooled vectors of the negative prompts, then of the prompts."""
-        texts = encode_prompt(self.text_encoder, self.tokenizer, [*negatives, *prompts], allow_empty=True)
+        fetch(self.text_encoder)
         device = self._execution_device
-        return texts[0].to(device), texts[1].to(device)
+        return encode_prompt(
+            self.text_encoder, self.tokenizer, [*negatives, *prompts], allow_empty=True, device=device
+        )
 
     def _image_latent(self, pixels: Tensor) -> Tensor:
         """The clean latent (B, 16, 1, h, w) of pixels (B, 3, H, W) in [-1, 1]."""
-        latent = self.vae.encode(pixels.unsqueeze(2).to(self.vae.device, self.vae.dtype)).float()
-        return latent.to(self._execution_device)
+        clip = pixels.unsqueeze(2).to(self._execution_device, self.vae.dtype)
+        return self.vae.encode(clip).float()
 
     def _image_tokens(self, pixels: Tensor) -> Tensor:
         """Image tokens (B, 16, 128) of pixels (B, 3, H, W) in [-1, 1]."""
         native = self.text_encoder.config.vision_config.image_size
         if pixels.shape[-2:] != (native, native):
             pixels = F.interpolate(pixels, (native, native), mode="bilinear", antialias=True)
-        return encode_image(self.text_encoder, pixels).to(self._execution_device)
+        fetch(self.text_encoder)
+        return encode_image(self.text_encoder, pixels, device=self._execution_device)
 
     def _decode(self, latents: Tensor) -> Tensor:
         """Pixels (B, 3, T, H, W), about [-1, 1]."""
-        return self.vae.decode(latents.to(self.vae.device, self.vae.dtype)).float()
+        return self.vae.decode(latents.to(self._execution_device, self.vae.dtype)).float()
 
     def _noise(self, shape: tuple[int, ...], generator: Generators, given: Tensor | None) -> Tensor:
         device = self._execution_device
         if given is not None:
             return given.to(device, torch.float32)
         return randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+
+
+def fetch(model: nn.Module) -> None:
+    """Bring a model that diffusers keeps elsewhere to its device, as a call of it would: parts of it are called."""
+    hook: Any = getattr(model, "_hf_hook", None)
+    if hook is not None:
+        hook.pre_forward(model)
+
+
+def _dtype_of(part: str, asked: Any) -> Any:
+    """What diffusers would load a part in: `asked` may be one for all, or by part with a `default`."""
+    return asked.get(part, asked.get("default", torch.float32)) if isinstance(asked, dict) else asked
+
+
+def _borrowed(part: str, where: Path, folder: Path, dtype: Any) -> nn.Module:
+    """A part that `folder` takes from another preset, changed where `folder` says how."""
+    if part in SHAREABLE:
+        return SHAREABLE[part].from_pretrained(where, dtype=dtype)
+    whole = adapter.merge(Magic141Transformer3DModel.from_pretrained(where, dtype=torch.float32), folder)
+    # torch's own `to`: that of diffusers warns of what it leaves in float32, which is nothing here.
+    return nn.Module.to(whole, dtype) if isinstance(dtype, torch.dtype) else whole

@@ -3,6 +3,7 @@
 A pipeline takes any of them, as diffusers' do: `pipe.scheduler = with_solver("unipc", pipe.scheduler)`.
 """
 
+import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,8 +38,13 @@ def with_solver(name: Solver, scheduler: SchedulerMixin) -> SchedulerMixin:
 
 def own_shift(scheduler: SchedulerMixin) -> float:
     """The shift of its times, unless it is asked for another."""
-    config: Any = scheduler.config
-    return float(config.get("flow_shift", config.get("shift", 1.0)))
+    if isinstance(
+        getattr(type(scheduler), "shift", None), property
+    ):  # `set_shift` leaves the configuration alone
+        return float(scheduler.shift)
+    # A configuration that came from another scheduler's may have its word for it, unused.
+    taken = inspect.signature(type(scheduler).__init__).parameters
+    return float(scheduler.config.get("flow_shift" if "flow_shift" in taken else "shift", 1.0))
 
 
 def own_guidance(scheduler: SchedulerMixin) -> float:
@@ -55,12 +61,24 @@ def check_solver(scheduler: SchedulerMixin) -> None:
         config.get("prediction_type", "flow_prediction") == "flow_prediction"
     )
     takes_times = "sigmas" in inspect.signature(scheduler.set_timesteps).parameters
-    if not (flows and takes_times) or config.get("use_dynamic_shifting", False):
+    fits = flows and takes_times and not config.get("use_dynamic_shifting", False)
+    if not (fits and _falls_from_1_to_0(scheduler)):
         raise InputError(
             f"{type(scheduler).__name__} does not fit a model of flow matching as it is configured; use "
-            "magic141.solvers.with_solver, or UniPCMultistepScheduler.from_config(pipe.scheduler.config, "
-            "prediction_type='flow_prediction', use_flow_sigmas=True)"
+            "magic141.solvers.with_solver('unipc', pipe.scheduler)"
         )
+
+
+def _falls_from_1_to_0(scheduler: Any) -> bool:
+    """Whether the times that it lays out do; options such as Karras' are for other noise than that of flows."""
+    steps, trial = 8, copy.deepcopy(scheduler)
+    try:
+        Times(steps).begin(trial)
+    except (TypeError, ValueError, AttributeError, IndexError):
+        return False
+    sigmas = torch.as_tensor(trial.sigmas, dtype=torch.float64)
+    falls = bool((sigmas.diff() < 0).all()) and len(sigmas) == len(trial.timesteps) + 1 == steps + 1
+    return falls and abs(float(sigmas[0]) - 1) < 1e-2 and float(sigmas[-1]) == 0
 
 
 @dataclass(frozen=True)

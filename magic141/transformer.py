@@ -270,9 +270,14 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
             ) from error
         check_loaded(model, info, pretrained_model_name_or_path)
         if "quantization_config" in model.config:
-            from magic141.sparsify.quantise import restore
+            from magic141.sparsify.quantise import is_packed, restore
 
             restore(model)
+            held = {value.dtype for value in model.parameters() if is_packed(value)} - {dtype}
+            if held:
+                raise UnsupportedError(
+                    f"these weights were quantised from {held.pop()} and compute in it alone: load them with that dtype"
+                )
         return model
 
     @classmethod
@@ -298,6 +303,8 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
             InputError: this model has something that the diffusers class lacks.
         """
         config = {name: value for name, value in self.config.items() if not name.startswith("_")}
+        if (kind := config["image_condition_type"]) not in (None, "latent_concat"):
+            raise InputError(f"image_condition_type={kind!r} has no counterpart in diffusers")
         plain = {
             "activation_fn": "gelu-approximate",
             "shared_modulation": False,

@@ -193,11 +193,20 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
     """An image file as an upright RGB image. Raises InputError for a file that is missing or no image."""
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return as_rgb(ImageOps.exif_transpose(image))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(
             f"cannot read an image from {os.fspath(path)!r}: {_reason(error)}. Give a PNG, JPEG or WebP file"
         ) from error
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as RGB, 8 bits a channel. Raises InputError for one whose range nobody knows."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):  # `convert` would cut it at 255
+        raise InputError(f"image has mode {image.mode!r}, which has no white: convert it to RGB first")
+    return image.convert("RGB")
 
 
 def check_writable(path: str | os.PathLike[str]) -> Path:

@@ -10,8 +10,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -24,22 +25,25 @@ INDEX = "model_index.json"
 SUMS = "SHA256SUMS"
 SHARED = "shared.json"
 """In a folder that takes parts from another preset: its name, and the sha256 of each of their files."""
+HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only")
+"""Of diffusers' `from_pretrained`: which version of a repository, and how it may be had."""
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _SUMS_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
-def resolve(name_or_path: str | os.PathLike[str]) -> Path:
+def resolve(name_or_path: str | os.PathLike[str], hub: Mapping[str, Any] | None = None) -> Path:
     """The folder of a preset (`lab`), of a diffusers folder, or of a hub repository (`owner/name`), verified.
 
     Searched in this order: an explicit path, the directory that `MAGIC141_WEIGHTS` names, the shipped
     weights, the Hugging Face cache, the hub. A bare name is a preset; the folder of that name is `./name`.
+    `hub` has `HUB_ARGUMENTS` for the last two.
 
     Raises:
         InputError: the name is no preset, or `MAGIC141_WEIGHTS` names no directory.
         WeightsMissing: nothing was found; the message lists the places.
         WeightsCorrupt: a file is not the one that was sealed.
     """
-    folder = _locate(name_or_path)
+    folder = _locate(name_or_path, hub or {})
     if (folder / SUMS).exists():
         verify(folder)
     return folder
@@ -167,7 +171,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _locate(name_or_path: str | os.PathLike[str]) -> Path:
+def _locate(name_or_path: str | os.PathLike[str], hub: Mapping[str, Any]) -> Path:
     name = os.fspath(name_or_path)
     path = Path(name).expanduser()
     is_bare = path.name == name and name not in ("", ".", "..")
@@ -194,21 +198,21 @@ def _locate(name_or_path: str | os.PathLike[str]) -> Path:
             f"unknown preset {name!r}: {hint}known are {', '.join(known)} (searched {', '.join(searched)}). "
             f"A folder needs a path such as ./{name}, a hub repository its owner"
         )
-    return _from_hub(name, searched)
+    return _from_hub(name, searched, hub)
 
 
-def _from_hub(repository: str, searched: list[str]) -> Path:
+def _from_hub(repository: str, searched: list[str], hub: Mapping[str, Any]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        cached = Path(snapshot_download(repository, local_files_only=True))
+        cached = Path(snapshot_download(repository, **{**hub, "local_files_only": True}))
         if _is_complete(cached):
             return cached
     except (LocalEntryNotFoundError, HFValidationError):
         pass
     try:
-        folder = Path(snapshot_download(repository))
+        folder = Path(snapshot_download(repository, **hub))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         places = ", ".join([*searched, "the Hugging Face cache", "the hub"])
         reason = str(error).strip().splitlines()[0]

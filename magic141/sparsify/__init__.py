@@ -10,7 +10,8 @@ for a GPU that has kernels for it. The others store weights in fewer bits. Impor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +112,17 @@ def need_calibration(ways: Iterable[Sparsity]) -> bool:
     return any(way.refit or (way.kind in PRUNED and way.criterion != "magnitude") for way in ways)
 
 
+def check_order(ways: Sequence[Sparsity]) -> None:
+    """Raises InputError where one of `ways` cannot follow another: nothing has been changed then."""
+    for before, after in itertools.pairwise(ways):
+        if before.kind in QUANTISED:
+            raise InputError(f"{after.kind!r} cannot follow {before.kind!r}: quantise once, and last")
+    if len(twice := [way.kind for way in ways if way.kind in PRUNED]) > 1:
+        raise InputError(
+            f"{' and '.join(map(repr, twice))} both prune: a model is pruned once, when it is dense"
+        )
+
+
 def apply(
     target: Magic141Pipeline | Magic141Transformer3DModel, *ways: Sparsity, calibration: Calibration = ()
 ) -> Any:
@@ -132,6 +144,7 @@ def apply(
     from magic141.sparsify.refit import refit
     from magic141.sparsify.structured import prune_blocks, prune_layers, what_stays
 
+    check_order(ways)
     calibration = list(calibration)
     model = target.transformer if isinstance(target, Magic141Pipeline) else target
     for way in ways:

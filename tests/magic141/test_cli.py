@@ -250,6 +250,7 @@ def test_bad_arguments_are_refused_before_loading(
     [
         (("--device", "quantum"), "device 'quantum' cannot be used"),
         (("--device", "cuda:77"), "device 'cuda:77' cannot be used"),
+        (("--device", "meta"), "device 'meta' holds no numbers"),
         (("--image", "{here}/wide.png"), "64x64 pixels): resize it first"),
     ],
 )

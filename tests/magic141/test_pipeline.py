@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -421,3 +423,114 @@ def test_the_output_holds_the_picture_that_the_video_started_from(pipe: Magic141
     # Handed over as a latent, not encoded again: the video begins with this picture itself.
     torch.testing.assert_close(drawn.frames[:, 0], drawn.images / 2 + 0.5, atol=1e-5, rtol=0)
     assert pipe("a red ring", **(settings | {"num_frames": 1})).images is None
+
+
+def dtypes(pipe: Magic141Pipeline) -> dict[str, torch.dtype]:
+    return {name: part.dtype for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+
+
+@pytest.mark.parametrize("preset", ["lab", "lab-student"])
+def test_what_is_stored_in_half_precision_computes_in_float32(preset: str) -> None:
+    assert set(dtypes(Magic141Pipeline.from_pretrained(preset)).values()) == {torch.float32}
+    asked = {"transformer": torch.bfloat16, "default": torch.float32}
+    for name in ("dtype", "torch_dtype"):
+        found = dtypes(Magic141Pipeline.from_pretrained(preset, **{name: asked}))
+        assert found.pop("transformer") == torch.bfloat16
+        assert set(found.values()) == {torch.float32}
+
+
+def test_a_student_that_was_changed_and_saved_over_itself_is_the_changed_one(tmp_path: Path) -> None:
+    folder = tmp_path / "student"
+    shutil.copytree(weights.SHIPPED / "lab-student", folder)
+    pipe = Magic141Pipeline.from_pretrained(folder)
+    with torch.no_grad():
+        pipe.transformer.proj_out.bias += 1
+    pipe.save_pretrained(folder)
+    again = Magic141Pipeline.from_pretrained(folder)
+    assert torch.equal(again.transformer.proj_out.bias, pipe.transformer.proj_out.bias)
+
+
+def test_saving_leaves_other_files_alone(pipe: Magic141Pipeline, tmp_path: Path) -> None:
+    theirs = {"list.json": "[1, 2]", "notes.json": '{"_name_or_path": "keep"}', "odd.json": "// no JSON"}
+    for name, text in theirs.items():
+        (tmp_path / name).write_text(text)
+    pipe.save_pretrained(tmp_path)
+    assert {name: (tmp_path / name).read_text() for name in theirs} == theirs
+
+
+@pytest.mark.parametrize("name", ["vae/diffusion_pytorch_model.safetensors", "model_index.json"])
+def test_a_folder_that_was_cut_off_is_corrupt(saved_pipeline: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "cut"
+    shutil.copytree(saved_pipeline, folder)
+    (folder / weights.SUMS).unlink(missing_ok=True)
+    path = folder / name
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(WeightsCorrupt, match="cannot be loaded"):
+        Magic141Pipeline.from_pretrained(folder)
+
+
+def test_parts_that_are_kept_elsewhere_are_fetched(pipe: Magic141Pipeline) -> None:
+    """As `enable_sequential_cpu_offload` does on a GPU: until they are needed, weights are on no device at all."""
+    expected = run(pipe, output_type="pt"), run(pipe, image=picture(), output_type="pt")
+    for part in (pipe.text_encoder, pipe.transformer, pipe.vae):
+        cpu_offload(part, torch.device("cpu"))
+    assert pipe.vae.device.type == "meta"
+    assert torch.equal(run(pipe, output_type="pt"), expected[0])
+    assert torch.equal(run(pipe, image=picture(), output_type="pt"), expected[1])
+    frames = list(pipe.stream(PROMPT, seconds=1, window=9, num_inference_steps=1))
+    assert sum(map(len, frames)) == 16
+
+
+def test_every_part_is_brought_to_its_device(pipe: Magic141Pipeline) -> None:
+    """As `enable_model_cpu_offload` does: a hook moves a part when it is called, whichever of its methods is."""
+
+    class Hook:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def pre_forward(self, *_: Any, **__: Any) -> None:
+            brought.append(self.name)
+
+    brought: list[str] = []
+    for name in ("text_encoder", "vae"):
+        pipe.components[name]._hf_hook = Hook(name)
+    run(pipe, output_type="pt")
+    assert brought == ["text_encoder", "vae", "text_encoder", "vae"]  # prompt, picture, its tokens, clip
+    brought.clear()
+    run(pipe, image=picture(), output_type="latent")
+    assert brought == ["text_encoder", "text_encoder", "vae"]
+
+
+def test_what_a_callback_gives_stays_its_own(pipe: Magic141Pipeline) -> None:
+    kept = torch.ones(1, 16, 2, 8, 8)
+
+    def give(*_: Any) -> dict[str, Tensor]:
+        return {"latents": kept}
+
+    run(pipe, image=picture(), callback_on_step_end=give)
+    assert torch.equal(kept, torch.ones_like(kept))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"generator": (torch.Generator(),)}, "must be a torch.Generator"),
+        ({"generator": 42}, "must be a torch.Generator"),
+        ({"generator": [42]}, "must be a torch.Generator"),
+        ({"guidance_scale": "3"}, "guidance_scale='3' must be a number"),
+        ({"shift": "3"}, "shift='3' must be a number"),
+        ({"latents": np.zeros((1, 16, 2, 8, 8))}, "must be a tensor"),
+        ({"latents": torch.full((1, 16, 2, 8, 8), torch.nan)}, "not finite"),
+        ({"image": np.full((64, 64, 3), "x")}, "image has type"),
+    ],
+)
+def test_wrong_types_are_refused_before_anything_is_computed(
+    pipe: Magic141Pipeline, monkeypatch: pytest.MonkeyPatch, wrong: dict[str, Any], said: str
+) -> None:
+    monkeypatch.setattr(pipe, "_encode_texts", None)
+    with pytest.raises(InputError, match=said):
+        run(pipe, **wrong)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers(pipe: Magic141Pipeline) -> None:
+    assert run(pipe, num_frames=np.int64(5), num_inference_steps=np.int64(1)).shape[2] == 2

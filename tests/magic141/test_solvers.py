@@ -12,6 +12,7 @@ from diffusers import (
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchLCMScheduler,
+    LTXEulerAncestralRFScheduler,
     UniPCMultistepScheduler,
 )
 from hypothesis import given
@@ -197,3 +198,40 @@ def test_schedulers_that_do_not_fit_are_refused_before_any_work(
 def test_an_unknown_solver_is_refused() -> None:
     with pytest.raises(InputError, match="solver='heun' is unknown; use one of euler, unipc"):
         with_solver("heun", FlowMatchScheduler())  # type: ignore[arg-type]
+
+
+def test_the_shift_is_the_one_that_a_scheduler_has(pipe: Magic141Pipeline) -> None:
+    """Not one that its configuration brought along from another's, nor the one from before `set_shift`."""
+    unipc = with_solver("unipc", FlowMatchScheduler(shift=3.0))
+    euler = FlowMatchEulerDiscreteScheduler.from_config(unipc.config)
+    assert own_shift(euler) == euler.shift == 1.0
+    euler.set_shift(5)
+    assert own_shift(euler) == 5.0
+    asked = FlowMatchScheduler()
+    for times in (Times(8, 3.0), Times(8, 5.0)):
+        times.begin(euler)
+        times.begin(asked)
+        torch.testing.assert_close(euler.sigmas, asked.sigmas, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        UniPCMultistepScheduler(**FLOWING, use_exponential_sigmas=True),
+        UniPCMultistepScheduler(**FLOWING, use_beta_sigmas=True),
+        UniPCMultistepScheduler(**FLOWING, use_karras_sigmas=True),
+        FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
+        LTXEulerAncestralRFScheduler(),
+    ],
+    ids=["exponential", "beta", "karras", "inverted", "wants a list"],
+)
+def test_times_that_do_not_fall_from_1_to_0_are_refused(pipe: Magic141Pipeline, scheduler: Any) -> None:
+    pipe.scheduler = scheduler
+    with pytest.raises(InputError, match="does not fit a model of flow matching"):
+        made(pipe)
+
+
+@pytest.mark.parametrize("option", ["use_karras_sigmas", "use_exponential_sigmas", "stochastic_sampling"])
+def test_options_that_keep_the_times_of_a_flow_are_taken(pipe: Magic141Pipeline, option: str) -> None:
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler(**{option: True})
+    assert made(pipe).isfinite().all()

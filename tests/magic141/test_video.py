@@ -307,3 +307,16 @@ def test_unreadable_images_are_refused(tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes((tmp_path / "image.png").read_bytes()[:500])
     with pytest.raises(InputError, match="cut.png"):
         read_image(tmp_path / "cut.png")
+
+
+def test_sixteen_bits_keep_their_greys(tmp_path: Path) -> None:
+    path = tmp_path / "deep.png"
+    Image.fromarray(np.full((4, 4), 30000, np.uint16)).save(path)
+    assert np.array(read_image(path)).max() == np.array(read_image(path)).min() == 117
+
+
+def test_an_image_without_a_white_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "float.tiff"
+    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(path)
+    with pytest.raises(InputError, match="which has no white"):
+        read_image(path)

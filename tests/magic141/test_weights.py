@@ -180,3 +180,19 @@ def test_hub_repository_must_be_a_pipeline(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", Hub(online=tmp_path))
     with pytest.raises(WeightsMissing, match=r"has no model_index\.json: it is no diffusers pipeline"):
         weights.resolve("someone/dataset")
+
+
+def test_the_hub_is_asked_as_the_caller_says(
+    shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def download(repository: str, **how: object) -> str:
+        asked.append(how)
+        raise LocalEntryNotFoundError("not here")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    how = {"revision": "v1.2", "cache_dir": tmp_path, "local_files_only": True}
+    with pytest.raises(WeightsMissing):
+        weights.resolve("someone/model", how)
+    assert asked == [how, how]

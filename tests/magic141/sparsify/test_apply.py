@@ -129,3 +129,13 @@ def test_hidden_units_have_a_second_ratio() -> None:
 def test_knobs_that_mean_nothing_are_refused(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["unstructured-0.5+int8+structured-0.5", "int8+int8", "structured-0.5+blocks-0.5"]
+)
+def test_an_order_that_cannot_be_changes_nothing(model: Magic141Transformer3DModel, text: str) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(InputError, match=r"cannot follow|both prune"):
+        apply(model, *parse(text))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

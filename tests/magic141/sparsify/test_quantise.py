@@ -95,6 +95,17 @@ def test_gpus_compute_what_the_dense_model_does(model: Magic141Transformer3DMode
 
 
 @needs_torchao
+def test_int8_computes_in_the_type_that_it_came_from(
+    model: Magic141Transformer3DModel, tmp_path: Path
+) -> None:
+    quantise(model, "int8")
+    model.save_pretrained(tmp_path)
+    assert Magic141Transformer3DModel.from_pretrained(tmp_path).is_quantized
+    with pytest.raises(UnsupportedError, match=r"quantised from torch\.float32 and compute in it alone"):
+        Magic141Transformer3DModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
+
+
+@needs_torchao
 def test_quantised_checkpoints_need_torchao(
     model: Magic141Transformer3DModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
