@@ -44,6 +44,10 @@ def run(
             "--resume", metavar="RUN", help="Run what RUN lacks. Without SUITE.yaml: the suite it had."
         ),
     ] = None,
+    retry: Annotated[
+        bool,
+        typer.Option("--retry", help="With --resume: run cells again that crashed or ran out of something."),
+    ] = False,
     out: Out = RESULTS,
     only: Annotated[
         list[str] | None,
@@ -62,7 +66,7 @@ def run(
     with typed_errors():
         from bench.command import Command
 
-        command = Command.make(suite, resume, out, only or [], not no_report, shard, ray)
+        command = Command.make(suite, resume, out, only or [], not no_report, shard, ray, retry)
         console.print(command.plan())
         console.print(command.summary(), markup=False, highlight=False, soft_wrap=True)
         if not dry_run:

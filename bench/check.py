@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 from bench import measure, systems
 from bench.hardware import ROOT
 from bench.records import Knob
+from bench.scorers import LAB, made
 from bench.systems import Output, Request, System
 from magic141.data.world import World
 
@@ -43,7 +45,7 @@ def check(adapter: str, knobs: Mapping[str, Knob]) -> Iterator[Finding]:
     for name, test, needed in contract.lines():
         try:
             yield Finding(name, True, test())
-        except Exception as error:  # an adapter may raise anything
+        except (Exception, SystemExit) as error:  # an adapter may raise anything
             seen = str(error) if isinstance(error, Broken) else f"{type(error).__name__}: {error}"
             yield Finding(name, False, seen)
             if needed:
@@ -78,20 +80,26 @@ class Contract:
             ("follows the seed", self.seed, False),
             ("follows the prompt", self.prompt, False),
             ("does not mind its batch", self.batch, False),
+            ("finds its scorer", self.scorer, False),
         ]
 
     def knobs(self) -> str:
         self._system = systems.make(self._adapter, self._knobs)
-        return (
-            ", ".join(f"{name}={value}" for name, value in systems.knobs_of(self._system).items()) or "none"
-        )
+        found = systems.knobs_of(self._system)
+        for name in ("batch_size", "num_frames"):
+            systems.count(self._adapter, found, name, 1)
+        return ", ".join(f"{name}={value}" for name, value in found.items()) or "none"
 
     def members(self) -> str:
+        systems.check_members(self._adapter, self._system)
         imports, fps = self._system.imports, self._system.fps
-        if not isinstance(imports, tuple | list) or not all(isinstance(name, str) for name in imports):
-            raise Broken(f"imports={imports!r} are no names of modules")
-        if not isinstance(fps, int) or fps < 1:
-            raise Broken(f"fps={fps!r} is no positive integer")
+        for name in imports:
+            try:
+                importlib.import_module(name)
+            except (Exception, SystemExit) as error:
+                raise Broken(
+                    f"imports names {name!r}, which cannot be imported ({error}): install or drop it"
+                ) from error
         return f"{fps} fps, imports {', '.join(imports) or 'nothing'}"
 
     def light(self) -> str:
@@ -118,10 +126,7 @@ class Contract:
         return found[:12]
 
     def seconds(self) -> str:
-        guess = self._system.seconds_per_clip()
-        if not isinstance(guess, int | float) or not 0 <= guess < float("inf"):
-            raise Broken(f"seconds_per_clip() is {guess!r}, not a number of seconds")
-        return f"{guess:.3g} s a clip"
+        return f"{systems.seconds_per_clip(self._adapter, self._system):.3g} s a clip"
 
     def load(self) -> str:
         self._system.load()
@@ -175,6 +180,15 @@ class Contract:
                 "each clip a generator of its own"
             )
         return "equal bytes" if levels == 0 else f"{levels:.2f} grey levels on average"
+
+    def scorer(self) -> str:
+        """No fault of a system: a suite may name another scorer. But its author wants to know before a night's run."""
+        why = LAB.objection(made(self._pair, self._requests, self._system.fps))
+        return (
+            f"not the lab's, which a suite has by default: {why}"
+            if why
+            else "the lab's, as a suite has by default"
+        )
 
     def _differs(self, request: Request, complaint: str) -> str:
         if np.array_equal(self._make([request]).frames[0], self._pair.frames[0]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,9 @@ class Command:
     environment: Environment
     report: bool
     ray: str | None
+    retry: bool
+    failed: tuple[Record, ...]
+    """Of the cells that are done, those whose failure `retry` would try again."""
 
     @classmethod
     def make(
@@ -50,9 +54,12 @@ class Command:
         report: bool,
         shard: str | None = None,
         ray: str | None = None,
+        retry: bool = False,
     ) -> Self:
         """Raises SuiteError, RunError, RecordError; has written nothing."""
         folder = old = None
+        if retry and resume is None:
+            raise RunError("--retry runs failed cells of a run again: name the run with --resume RUN")
         if resume is not None:
             folder = runner.locate(resume, out)
             old, out = Manifest.read(folder), folder.parent
@@ -68,6 +75,8 @@ class Command:
         else:
             raise SuiteError("name a suite, such as bench/suites/lab.yaml, or a run to --resume")
         cells = suite.cells()
+        if path is None and old is not None:
+            _check_asked(cells, old, f"{folder}")
         if path is None and old is not None and not only:
             # What was asked with --only is resumed as it was asked.
             chosen = [cell for cell in cells if any(_planned(cell, one) for one in old.plan)]
@@ -83,9 +92,14 @@ class Command:
         runner.check_writable(out if folder is None else folder)
         environment = hardware.environment(suite.threads)
         done: set[str] = set()
+        failed: tuple[Record, ...] = ()
         if folder is not None:
-            todo = {cell.id for cell in runner.pending(cells, Store(folder), environment.fingerprint)}
+            store, fingerprint = Store(folder), environment.fingerprint
+            todo = {cell.id for cell in runner.pending(cells, store, fingerprint, retry)}
             done = {cell.id for cell in cells} - todo
+            records = latest(store.records())
+            kept = [records[cell.id] for cell in cells if cell.id in done]
+            failed = tuple(record for record in kept if record.outcome in runner.RETRIED)
         if old is not None and shard is None:
             asked, shard = old.asked, old.shard
         return cls(
@@ -102,6 +116,8 @@ class Command:
             environment=environment,
             report=report,
             ray=ray,
+            retry=retry,
+            failed=failed,
         )
 
     def plan(self) -> Table:
@@ -126,17 +142,34 @@ class Command:
             lines.append(f"shard {self.shard}: {len(self.cells)} of {len(self.asked)} cells")
         if self.old is not None:
             lines.append(f"resuming {self.folder}: {len(self.done)} of {len(self.cells)} cells are done")
+            if self.failed:
+                outcomes = Counter(record.outcome for record in self.failed)
+                counts = ", ".join(f"{number} {outcome}" for outcome, number in sorted(outcomes.items()))
+                lines.append(f"of these {len(self.failed)} failed ({counts}): --retry runs them again")
+            if changed := self._changed():
+                lines.append(f"the code behind {', '.join(changed)} has changed since: these cells run again")
             if self.old.fingerprint != self.environment.fingerprint:
                 lines.append(
                     "the environment has changed since (code, packages or machine): all cells run again"
                 )
         return "\n".join(lines)
 
+    def _changed(self) -> list[str]:
+        """Systems with records that other code outside this repository made."""
+        assert self.folder is not None
+        records = latest(Store(self.folder).records())
+        old = (
+            cell.system
+            for cell in self.cells
+            if cell.id in records and records[cell.id].sources_sha256 != cell.sources_sha256
+        )
+        return list(dict.fromkeys(old))
+
     def execute(self, console: Console, command: str) -> int:
         """Runs what is left; returns the exit code: 130 after Ctrl-C, 1 where no cell ended well, else 0."""
         run = self.folder or runner.create(self.out, self.suite.name)
         display = tables.Live(console, self.cells, self.budgets)
-        options = runner.Options(self.suite_path, self.environment.threads, self.report, self.ray)
+        options = runner.Options(self.suite_path, self.environment.threads, self.report, self.ray, self.retry)
         try:
             with runner.exclusive(run), display.progress:
                 driver = runner.Driver(run, self.suite, self.manifest(run, command), options, display)
@@ -208,9 +241,26 @@ def planned(cells: Sequence[Cell], budgets: Sequence[Budget]) -> tuple[PlannedCe
             seconds=budget.seconds,
             bytes=budget.bytes,
             flags=cell.flags,
+            prompts_sha256=cell.prompts.sha256 if cell.kind == "cell" else None,
         )
         for cell, budget in zip(cells, budgets, strict=True)
     )
+
+
+def _check_asked(cells: Sequence[Cell], old: Manifest, run: str) -> None:
+    """Raises RunError where a run would be continued with another question than it began with."""
+    for cell in cells:
+        then = {one.prompts_sha256 for one in old.plan if one.prompts_sha256 and _planned(cell, one)}
+        if then and cell.prompts.sha256 not in then:
+            raise RunError(
+                f"{run} cannot be resumed: the prompts of {cell.system} ({cell.prompts.source}) are not those that it "
+                "began with. Put them back, or ask the new ones in a run of their own, without --resume"
+            )
+    if old.plan and not {then.cell for then in old.plan} & {cell.id for cell in cells}:
+        raise RunError(
+            f"{run} cannot be resumed: none of its {len(old.plan)} cells is asked any more. Prompts, weights or scores "
+            "have changed since: put them back, or ask anew in a run of its own, without --resume"
+        )
 
 
 def _planned(cell: Cell, then: PlannedCell) -> bool:

@@ -56,10 +56,19 @@ def pair(a: Record, b: Record, folders: tuple[Path, Path]) -> list[Difference]:
     for what, one, two in (("prompts", *asked), ("seeds", a.seeds, b.seeds)):
         if one != two:
             raise RunError(f"cells {a.cell} and {b.cell} cannot be paired: their {what} are {one} and {two}")
-    named = {name: (a.knobs.get(name), b.knobs.get(name)) for name in dict.fromkeys([*a.knobs, *b.knobs])}
-    changed = ", ".join(f"{name} {one} → {two}" for name, (one, two) in named.items() if one != two)
     systems = a.system if a.system == b.system else f"{a.system} → {b.system}"
-    return list(_differences(a, b, folders, ": ".join(filter(None, [systems, changed]))))
+    return list(_differences(a, b, folders, ": ".join(filter(None, [systems, _changed(a, b)]))))
+
+
+def _changed(a: Record, b: Record) -> str:
+    """Knobs that differ: of two systems those that both have, because the others are no change of one thing."""
+    shared = [
+        name
+        for name in dict.fromkeys([*a.knobs, *b.knobs])
+        if a.system == b.system or name in a.knobs.keys() & b.knobs.keys()
+    ]
+    named = {name: (a.knobs.get(name), b.knobs.get(name)) for name in shared}
+    return ", ".join(f"{name} {one} → {two}" for name, (one, two) in named.items() if one != two)
 
 
 def _differences(a: Record, b: Record, folders: tuple[Path, Path], label: str) -> Iterator[Difference]:
@@ -117,6 +126,8 @@ def _latency(a: Record, b: Record, label: str) -> Difference:
     one, two = a.stages[END_TO_END], b.stages[END_TO_END]
     what = f"{END_TO_END} (s)"
     note = "one process each" if a.fingerprint == b.fingerprint else "environments differ"
+    if a.cell == b.cell and a.sources_sha256 != b.sources_sha256:
+        note = "the system's code differs"
     ratio = f"× {two.median / one.median:.3f}"
     return Difference(a.cell, label, what, _median(one), _median(two), ratio, f"{one.n}, {two.n}", note)
 

@@ -9,6 +9,7 @@ import os
 import platform
 import runpy
 import subprocess
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from time import perf_counter
@@ -26,6 +27,8 @@ VERSIONED = (
     *("torchmetrics", "open-clip-torch", "opencv-python-headless", "av"),
 )
 """Distributions whose version can change a number."""
+_OURS = tuple(ROOT / name for name in ("magic141", "bench", "evals", "reports", "tests"))
+"""Packages of this repository. What else lies below `ROOT`, as a `.venv` does, is somebody's."""
 _NOT_IN_A_NUMBER = (
     "magic141/train/",
     "magic141/weights/",
@@ -151,6 +154,35 @@ def source_sha256() -> str:
         )
         digest.update(f"{content}  {name}\n".encode())
     return digest.hexdigest()
+
+
+def foreign_sha256(*paths: str) -> str | None:
+    """Hash of the Python files behind `package.module:Name`s of other repositories; None where all are of this one.
+
+    Of a package all its files count, because an adapter rests on its neighbours; of a lone module its own.
+    """
+    lines = {
+        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {name}\n"
+        for module in {path.partition(":")[0].partition(".")[0] for path in paths}
+        for name, file in _foreign_files(module)
+    }
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest() if lines else None
+
+
+def _foreign_files(module: str) -> Iterator[tuple[str, Path]]:
+    """(name, file) of every Python file of a top-level module that is none of ours."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except ValueError:  # a module without a file, made by a program
+        spec = None
+    if spec is None:
+        return
+    for folder in map(Path, spec.submodule_search_locations or ()):
+        if folder.resolve() not in _OURS:
+            files = (file for file in folder.rglob("*.py") if file.is_file())
+            yield from ((f"{module}/{file.relative_to(folder).as_posix()}", file) for file in files)
+    if not spec.submodule_search_locations and spec.origin is not None and spec.origin.endswith(".py"):
+        yield module, Path(spec.origin)
 
 
 def _text_sha256(path: Path) -> str:

@@ -9,12 +9,11 @@ import numpy as np
 import psutil
 
 from bench import contamination, measure, nvml
-from bench.records import END_TO_END, WINDOW, Contamination, Timing, Windows
+from bench.records import DISTURBED, END_TO_END, WINDOW, Contamination, Timing, Windows
 from bench.suite import Suite
 
 STEADY, TREND = 3, 0.05
 """Times are steady when the last three neither fall nor rise by more than a twentieth in all."""
-DISTURBED = "disturbed"
 
 
 @dataclass(frozen=True)

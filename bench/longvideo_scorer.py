@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.errors import UnsupportedError
 from bench.records import Score
-from bench.scorers import Scores
+from bench.scorers import Clips, Scores, lab_objection, made
 from bench.systems import Output, Request
 from evals import longvideo_catalogue as catalogue
 
@@ -23,12 +23,15 @@ class LongVideoScorer:
     def protocols(self, metrics: Sequence[str], clips: int, num_frames: int) -> dict[str, str]:
         return {name: catalogue.protocol(name) for name in catalogue.check_metrics(metrics)}
 
+    def objection(self, clips: Clips) -> str:
+        return lab_objection(clips)
+
     def score(self, output: Output, requests: Sequence[Request], metrics: Sequence[str]) -> Scores:
         from evals import longvideo
 
+        if why := self.objection(made(output, requests)):
+            raise UnsupportedError(why)
         scenes = [request.scene for request in requests if request.scene is not None]
-        if len(scenes) < len(requests):
-            raise UnsupportedError("lab scores need prompts of the lab world: give `prompts: {split: …}`")
         videos = [
             longvideo.measure(frames, scene, output.starts)
             for frames, scene in zip(output.frames, scenes, strict=True)

@@ -22,7 +22,17 @@ from pydantic import ValidationError
 from bench import measure, scale, systems, worker
 from bench.errors import RunError
 from bench.isolation import Ending, Isolation
-from bench.records import Budget, FirstClip, Manifest, Record, RecordError, Store, latest, write_atomically
+from bench.records import (
+    Budget,
+    FirstClip,
+    Manifest,
+    Outcome,
+    Record,
+    RecordError,
+    Store,
+    latest,
+    write_atomically,
+)
 from bench.suite import Cell, Suite
 from bench.worker import Answer
 
@@ -31,6 +41,10 @@ LATEST = "latest"
 REPORT_LIMIT = 120.0
 PRELOAD_SECONDS, REPORT_SECONDS = 15.0, 2.0
 """What a plan adds for imports (once, if a system has any) and for the report (its share of a cell)."""
+RETRIED: tuple[Outcome, ...] = ("crashed", "timeout", "oom", "invalid")
+"""Outcomes that another attempt may change. The others say what a system is, or what is missing: weights that are
+there make another cell.
+"""
 REPORT_EVERY = 120.0
 """Seconds between two reports of a run that goes on: drawing a late one takes ten."""
 CLIP_BYTES, ROW_BYTES, CELL_BYTES = 24_000, 400, 12_000
@@ -57,6 +71,7 @@ class Options:
     threads: int
     report: bool
     ray: str | None = None
+    retry: bool = False
 
 
 def create(out: Path, name: str) -> Path:
@@ -152,8 +167,10 @@ def imports(suite: Suite, report: bool) -> list[str]:
     adapters = [spec.adapter.partition(":")[0] for spec in suite.systems.values()]
     scorers = dict.fromkeys([suite.scorer, *(spec.scorer for spec in suite.systems.values() if spec.scorer)])
     judges = [name for scorer in scorers for name in systems.find(scorer, "scorer").imports]
+    # The first timed clip is shown to the scorer: what its module takes must not count as the system's.
+    doors = [scorer.partition(":")[0] for scorer in scorers]
     own = ["bench.worker", *["reports.build"] * report]
-    return list(dict.fromkeys([*named, *judges, *adapters, *own]))
+    return list(dict.fromkeys([*named, *judges, *adapters, *doors, *own]))
 
 
 class Driver:
@@ -173,7 +190,7 @@ class Driver:
         """Records of all `cells`, old and new. An interruption leaves everything finished so far."""
         start = time.monotonic()
         self._prepare()
-        todo = pending(cells, self._store, self._manifest.fingerprint)
+        todo = pending(cells, self._store, self._manifest.fingerprint, self._options.retry)
         if todo:
             preload = self._isolation.preload()
             self._display.note(f"imported in {preload:.1f} s")
@@ -276,9 +293,11 @@ class Driver:
             if source.exists() and record.outcome == "ok":
                 target.parent.mkdir(exist_ok=True)
                 source.replace(target)
+        log = self._run / "logs" / f"{cell}.txt"
+        log.unlink(missing_ok=True)  # of an earlier attempt
         if ending.log and record.outcome != "ok":
-            (self._run / "logs").mkdir(exist_ok=True)
-            write_atomically(self._run / "logs" / f"{cell}.txt", ending.log)
+            log.parent.mkdir(exist_ok=True)
+            write_atomically(log, ending.log)
 
     def _report(self) -> None:
         """Rebuilds the report in a child: whatever happens to it, the run goes on."""
@@ -307,10 +326,20 @@ class Driver:
             shutil.rmtree(self._work, ignore_errors=True)
 
 
-def pending(cells: Sequence[Cell], store: Store, fingerprint: str) -> list[Cell]:
-    """The cells without a record from this environment: a record from another answers another question."""
+def pending(cells: Sequence[Cell], store: Store, fingerprint: str, retry: bool = False) -> list[Cell]:
+    """The cells without a record from this environment and code: a record from another answers another question.
+
+    `retry`: and those whose record says that they failed in a way that may not happen again.
+    """
     records = latest(store.records())
-    return [cell for cell in cells if cell.id not in records or records[cell.id].fingerprint != fingerprint]
+
+    def done(cell: Cell) -> bool:
+        record = records.get(cell.id)
+        if record is None or record.fingerprint != fingerprint:
+            return False
+        return record.sources_sha256 == cell.sources_sha256 and not (retry and record.outcome in RETRIED)
+
+    return [cell for cell in cells if not done(cell)]
 
 
 def read_answer(job: worker.Job, ending: Ending, started: datetime.datetime) -> Record:

@@ -5,13 +5,14 @@ A scorer is an object with the three members below; name it in a suite as `score
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from bench.errors import UnsupportedError
 from bench.records import ExamRow, Score
 from bench.systems import Output, Request
+from magic141.data.factors import FPS, FRAME_SIZE
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,25 @@ class Scores:
     per_sample: list[dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class Clips:
+    """What is known of clips that are to be scored; None: not known (yet).
+
+    `scenes`: whether their prompts are of the lab world. `frames`: of each clip. `size`: (height, width) in pixels.
+    `fps`: frames a second.
+    """
+
+    scenes: bool | None = None
+    frames: int | None = None
+    size: tuple[int, int] | None = None
+    fps: int | None = None
+
+
 class Scorer(Protocol):
+    """It may have a fourth member, `objection`, as `LabScorer` has: why it cannot score such clips. It is asked
+    before anything runs, and again when the first clip is there.
+    """
+
     imports: Sequence[str]
     """Modules to have imported before any cell."""
 
@@ -33,6 +52,42 @@ class Scorer(Protocol):
         ...
 
     def score(self, output: Output, requests: Sequence[Request], metrics: Sequence[str]) -> Scores: ...
+
+
+def objection(scorer: Scorer, clips: Clips) -> str:
+    """Why `scorer` cannot score such clips, with the remedy; empty where it can, or has no say."""
+    ask: Callable[[Clips], str] | None = getattr(scorer, "objection", None)
+    return "" if ask is None else ask(clips)
+
+
+def lab_objection(clips: Clips, frames: Sequence[int] = ()) -> str:
+    """What every judge of the lab world needs: its prompts, its size, its pace, and one of `frames`, if any."""
+    if clips.scenes is False:
+        return "lab scores need prompts of the lab world: give `prompts: {split: …}`, or another `scorer`"
+    if clips.size is not None and clips.size != (FRAME_SIZE, FRAME_SIZE):
+        height, width = clips.size
+        return (
+            f"lab scores read frames of {FRAME_SIZE} x {FRAME_SIZE} pixels, and these are {width} x {height}: let the "
+            "system make or resize to such frames, or give another `scorer`"
+        )
+    if clips.frames is not None and frames and clips.frames not in frames:
+        return (
+            f"lab scores read clips of {' or '.join(map(str, frames))} frames, and these have {clips.frames}: let the "
+            "system make so many, or give another `scorer`"
+        )
+    if clips.fps is not None and clips.fps != FPS:
+        return (
+            f"lab scores compare motion with truth at {FPS} frames a second, and these clips play at {clips.fps}: let "
+            f"the system make them for fps={FPS}, or give another `scorer`"
+        )
+    return ""
+
+
+def made(output: Output, requests: Sequence[Request], fps: int | None = None) -> Clips:
+    """What is known of clips once they are there."""
+    _, frames, height, width, _ = output.frames.shape
+    scenes = all(request.scene is not None for request in requests)
+    return Clips(scenes, frames, (height, width), fps)
 
 
 class Examinable(Protocol):
@@ -68,12 +123,17 @@ class LabScorer:
             for name in catalogue.check_metrics(metrics)
         }
 
+    def objection(self, clips: Clips) -> str:
+        from evals import catalogue
+
+        return lab_objection(clips, (1, catalogue.CLIP_FRAMES))
+
     def score(self, output: Output, requests: Sequence[Request], metrics: Sequence[str]) -> Scores:
         from evals import catalogue, lab
 
+        if why := self.objection(made(output, requests)):
+            raise UnsupportedError(why)
         scenes = [request.scene for request in requests if request.scene is not None]
-        if len(scenes) < len(requests):
-            raise UnsupportedError("lab scores need prompts of the lab world: give `prompts: {split: …}`")
         prompts = [request.prompt for request in requests]
         found = lab.score(output.frames, scenes, output.first_frames, prompts, metrics)
         aggregate = {}

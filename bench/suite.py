@@ -7,8 +7,9 @@ A system's cells are its base `knobs`, spread by a design:
     list            the named `points`, each laid over the base
 
 `overrides` then tune a point further: the first whose `when` matches sets its knobs, so that e.g. shift and
-guidance follow the step count inside a grid. A system may be asked with `prompts`, `metrics`, … of its own: a minute
-of video takes as long as thirty clips, and has other scores.
+guidance follow the step count inside a grid. A default counts as a value, and so does what a knob such as `auto` is
+resolved to. A system may be asked with `prompts`, `metrics`, … of its own: a minute of video takes as long as thirty
+clips, and has other scores.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, model_validator
 
-from bench import strict_yaml, systems
+from bench import hardware, strict_yaml, systems
 from bench.errors import SuiteError, nearest
 from bench.records import RANDOM_WEIGHTS, Knob, Prompts, digest
-from bench.scorers import Examinable, Scorer
+from bench.scorers import Clips, Examinable, Scorer, objection
 from bench.systems import Request
 from magic141.errors import WeightsMissing
 
@@ -34,6 +35,8 @@ SEED_STRIDE = 1_000_000
 """Request seed = suite seed * SEED_STRIDE + prompt index: every prompt gets noise of its own."""
 
 
+DIALS = ("start", "stated", "events", "terse")
+"""What `split` is turned by, and other sources of prompts are not."""
 OWN = ("prompts", "scorer", "metrics", "warmup", "repeats")
 """What a system may have of its own, instead of the suite's."""
 
@@ -77,17 +80,42 @@ class SystemSpec(Strict):
             raise ValueError("`axes` has no meaning in `design: list`: write the values into `points`")
         return self
 
-    def knob_points(self) -> Iterator[dict[str, Knob]]:
-        """The knobs of every cell, in the order of the file, equal points once."""
-        seen = []
+    def knob_points(self, name: str) -> Iterator[dict[str, Knob]]:
+        """The knobs of every cell, in the order of the file, equal points once; `name` is what messages call the
+        system. Raises SuiteError for an override that applies to no point.
+        """
+        self._check_overrides(name)
+        seen, applied = [], set()
         for point in self._spread():
-            for override in self.overrides:
-                if all(key in point and point[key] == value for key, value in override.when.items()):
+            for place, override in enumerate(self.overrides):
+                if self._applies(override, point):
                     point = {**point, **override.set}
+                    applied.add(place)
                     break
             if point not in seen:
                 seen.append(point)
                 yield point
+        for place, override in enumerate(self.overrides):
+            if place not in applied:
+                raise SuiteError(
+                    f"systems.{name}.overrides.{place}: `when` {override.when} applies to no point: no point has these "
+                    "values, or an earlier override takes each that has; correct or drop it"
+                )
+
+    def _check_overrides(self, name: str) -> None:
+        known = systems.knob_names(systems.find(self.adapter)) if self.overrides else []
+        for place, override in enumerate(self.overrides):
+            for key in override.when:
+                if key not in known:
+                    where = f"systems.{name}.overrides.{place}"
+                    raise SuiteError(f"{where}: {self.adapter} has no knob {key!r}{nearest(key, known)}")
+
+    def _applies(self, override: Override, point: dict[str, Knob]) -> bool:
+        """Whether the point has these values, as it is written or as the system resolves it, defaults included."""
+        if all(key in point and point[key] == value for key, value in override.when.items()):
+            return True
+        system = systems.make(self.adapter, point)
+        return all(getattr(system, key) == value for key, value in override.when.items())
 
     def _spread(self) -> Iterator[dict[str, Knob]]:
         if self.design == "list":
@@ -101,7 +129,10 @@ class SystemSpec(Strict):
 
 
 class PromptSpec(Strict):
-    """A split of the lab world and a count, or `texts`, or a `file` with one prompt a line."""
+    """A split of the lab world and a count, or `texts`, or a `file` with one prompt a line.
+
+    A relative `file` is looked for from the current directory.
+    """
 
     split: Literal["train", "validation", "test", "compositional"] | None = None
     start: int = Field(0, ge=0)
@@ -118,6 +149,11 @@ class PromptSpec(Strict):
             raise ValueError("give exactly one of `split` (with `count`), `texts`, `file`")
         if (self.split is None) != (self.count is None):
             raise ValueError("`count` goes with `split`, and a split needs it")
+        # A suite that was written out, as in run.json, has every default.
+        dials = {name for name in DIALS if getattr(self, name) != type(self).model_fields[name].default}
+        if self.split is None and dials:
+            named = ", ".join(f"`{name}`" for name in DIALS if name in dials)
+            raise ValueError(f"{named} of the lab world has no meaning beside `texts` or `file`: drop it")
         if self.terse and self.stated:
             raise ValueError("a terse caption states nothing hidden: give `terse` or `stated`")
         return self
@@ -191,6 +227,17 @@ class Suite(Strict):
                 raise ValueError(f"`{name}` names a value twice: {values}")
         return self
 
+    @model_validator(mode="after")
+    def _warmup_has_room(self) -> Self:
+        own = {f"systems.{name}.warmup": spec.warmup for name, spec in self.systems.items()}
+        for name, least in {"warmup": self.warmup, **own}.items():
+            if least is not None and least > self.warmup_limit:
+                raise ValueError(
+                    f"`{name}` is {least} and `warmup_limit` is {self.warmup_limit}, which is the most: raise the "
+                    "limit or warm up less"
+                )
+        return self
+
     @property
     def protocol(self) -> str:
         """How a cell is measured, scores aside: a part of the question."""
@@ -223,8 +270,9 @@ class Suite(Strict):
         for name, spec in self.systems.items():
             asked = self.asked_of(name)
             prompts = _identified(asked.prompts) if spec.prompts else shared
-            for point in spec.knob_points():
-                cell = Cell.make(name, spec, point, prompts, asked)
+            sources = hardware.foreign_sha256(spec.adapter, asked.scorer)
+            for point in spec.knob_points(name):
+                cell = Cell.make(name, spec, point, prompts, asked, sources)
                 if cell.id in cells:
                     raise SuiteError(
                         f"{cell.label} asks the same question as {cells[cell.id].label}; drop one"
@@ -257,6 +305,9 @@ class Cell(Strict):
     flags: tuple[str, ...] = Field(
         (), description="what the system says of itself; every record carries them"
     )
+    sources_sha256: str | None = Field(
+        None, description="of code outside this repository: no part of the question, but of who answers"
+    )
 
     @property
     def batch_size(self) -> int:
@@ -269,19 +320,30 @@ class Cell(Strict):
 
     @classmethod
     def make(
-        cls, name: str, spec: SystemSpec, point: dict[str, Knob], prompts: Prompts, suite: Suite
+        cls,
+        name: str,
+        spec: SystemSpec,
+        point: dict[str, Knob],
+        prompts: Prompts,
+        suite: Suite,
+        sources: str | None,
     ) -> Self:
+        """Raises SuiteError where the system cannot be planned, or its clips not be scored."""
         system = systems.make(spec.adapter, point)
         knobs = systems.knobs_of(system)
-        batch_size = knobs.get("batch_size", 1)
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise SuiteError(f"{name}: batch_size={batch_size!r} must be 1 or more")
+        batch_size = systems.count(name, knobs, "batch_size", 1)
+        frames = systems.count(name, knobs, "num_frames", 0)
+        flags: tuple[str, ...] = getattr(system, "flags", ())
+        scorer: Scorer = systems.find(suite.scorer, "scorer")
+        systems.check_members(spec.adapter, system)
+        known = Clips(suite.prompts.split is not None, frames or None, fps=system.fps)
+        if RANDOM_WEIGHTS not in flags and (why := objection(scorer, known)):
+            raise SuiteError(f"systems.{name}: {why}")
         clips = prompts.count * len(suite.seeds)
         weights, protocols, missing = None, {}, None
         try:
-            weights = system.weights()
-            scorer: Scorer = systems.find(suite.scorer, "scorer")
-            protocols = scorer.protocols(suite.metrics, clips, int(knobs.get("num_frames") or 0))
+            weights = systems.weights(spec.adapter, system)
+            protocols = scorer.protocols(suite.metrics, clips, frames)
         except WeightsMissing as error:
             missing = str(error)
         question = {
@@ -293,7 +355,6 @@ class Cell(Strict):
             "protocol": suite.protocol,
             "scores": protocols,
         }
-        flags: tuple[str, ...] = getattr(system, "flags", ())
         timed = (1 + (max(suite.warmup, 2) if suite.warmup else 0) + suite.repeats + 2) * batch_size
         return cls(
             id=digest(question),
@@ -307,9 +368,10 @@ class Cell(Strict):
             protocols=protocols,
             prompts=prompts,
             seeds=suite.seeds,
-            predicted_seconds=system.seconds_per_clip()
+            predicted_seconds=systems.seconds_per_clip(spec.adapter, system)
             * (timed if RANDOM_WEIGHTS in flags else clips + timed),
             flags=flags,
+            sources_sha256=sources,
         )
 
     @classmethod
@@ -338,6 +400,7 @@ class Cell(Strict):
             prompts=Prompts(source="truth clips of the scorer", count=clips, sha256=digest(question, 64)),
             seeds=[0],
             predicted_seconds=scorer.exam_seconds(clips),
+            sources_sha256=hardware.foreign_sha256(suite.scorer),
         )
 
     @classmethod

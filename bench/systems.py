@@ -40,20 +40,24 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from bench.errors import InvalidOutputError, SuiteError, nearest
 from bench.records import Knob
+from magic141.errors import Magic141Error
 from magic141.stages import DENOISE, FILE_ENCODE, IMAGE, IMAGE_ENCODE, TEXT_ENCODE, VAE_DECODE
 
 if TYPE_CHECKING:
     from magic141.data.world import Scene
+
+T = TypeVar("T")
 
 STAGES = (TEXT_ENCODE, IMAGE, IMAGE_ENCODE, DENOISE, VAE_DECODE, FILE_ENCODE)
 """In the order of tables. A system may mark others; the bench itself marks `FILE_ENCODE`."""
@@ -120,15 +124,19 @@ def find(path: str, kind: str = "adapter") -> Any:
         raise SuiteError(f"{kind} {path!r} is not of the form package.module:Name")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise SuiteError(f"{kind} {path!r}: module {module_name!r} cannot be imported ({error})") from error
+    except (Exception, SystemExit) as error:  # somebody's module may raise anything
+        raise SuiteError(
+            f"{kind} {path!r}: module {module_name!r} cannot be imported ({_said(error)})"
+        ) from error
     if not hasattr(module, name):
         raise SuiteError(f"{kind} {path!r}: {module_name} has no {name!r}{nearest(name, vars(module))}")
     return getattr(module, name)
 
 
 def make(path: str, knobs: Mapping[str, Knob]) -> System:
-    """An instance of the adapter at `path`, not loaded yet. Raises SuiteError for a wrong knob."""
+    """An instance of the adapter at `path`, not loaded yet. Raises SuiteError for a wrong knob, or one that no record
+    could hold.
+    """
     adapter = find(path)
     if not dataclasses.is_dataclass(adapter):
         raise SuiteError(f"adapter {path!r} is no dataclass: its fields are its knobs (see bench/systems.py)")
@@ -137,13 +145,78 @@ def make(path: str, knobs: Mapping[str, Knob]) -> System:
         if name not in known:
             raise SuiteError(f"{path} has no knob {name!r}{nearest(name, known)} Known: {', '.join(known)}")
     try:
-        return TypeAdapter(adapter).validate_python(dict(knobs))
+        system: System = TypeAdapter(adapter).validate_python(dict(knobs))
     except ValidationError as error:
         first = error.errors()[0]
         reason = first["msg"].removeprefix("Value error, ")
         if first["loc"]:
             reason = f"{'.'.join(map(str, first['loc']))}={first['input']!r}: {reason}"
         raise SuiteError(f"{path}: {reason}") from error
+    except Magic141Error:
+        raise
+    except (Exception, SystemExit) as error:
+        raise SuiteError(f"{path} cannot be made of these knobs: {_said(error)}") from error
+    for name, value in knobs_of(system).items():
+        if not _is_knob(value):
+            raise SuiteError(
+                f"{path}: {name}={value!r} is no knob: give it a value, or a default, that is a finite number, a text, "
+                "true, false or null"
+            )
+    return system
+
+
+def ask(path: str, method: str, question: Callable[[], T]) -> T:
+    """What a system answers while a run is planned. Raises SuiteError naming adapter and method where it raises
+    anything but a typed error.
+    """
+    try:
+        return question()
+    except Magic141Error:
+        raise
+    except (Exception, SystemExit) as error:
+        raise SuiteError(f"{path}: {method} raised {_said(error)}") from error
+
+
+def check_members(path: str, system: System) -> None:
+    """Raises SuiteError where `imports` are no names of modules, or `fps` is no positive integer."""
+    imports, fps = getattr(system, "imports", None), getattr(system, "fps", None)
+    if not isinstance(imports, tuple | list) or not all(isinstance(name, str) for name in imports):
+        raise SuiteError(f"{path}: imports={imports!r} are no names of modules: give a tuple of texts")
+    if not isinstance(fps, int) or fps < 1:
+        raise SuiteError(f"{path}: fps={fps!r} is no positive integer: give the frames a second of its clips")
+
+
+def weights(path: str, system: System) -> str | None:
+    """What the system says of its weights. Raises WeightsMissing, and SuiteError where that is no text."""
+    found = ask(path, "weights()", system.weights)
+    if found is not None and not isinstance(found, str):
+        raise SuiteError(
+            f"{path}: weights() is {found!r}: return their sha256 as text, or None where there are none"
+        )
+    return found
+
+
+def seconds_per_clip(path: str, system: System) -> float:
+    """The system's own guess. Raises SuiteError where that is no number of seconds."""
+    guess = ask(path, "seconds_per_clip()", system.seconds_per_clip)
+    if not isinstance(guess, int | float) or not 0 <= guess < math.inf:
+        raise SuiteError(
+            f"{path}: seconds_per_clip() is {guess!r}, not a number of seconds: return a rough guess"
+        )
+    return guess
+
+
+def count(path: str, knobs: Mapping[str, Knob], name: str, absent: int) -> int:
+    """The value of a knob that the bench itself reads, `absent` where there is none or it is null.
+
+    Raises SuiteError unless it is a whole number of 1 or more.
+    """
+    value = knobs.get(name)
+    if value is None:
+        return absent
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise SuiteError(f"{path}: {name}={value!r} must be 1 or more, and whole: the bench reads this knob")
+    return value
 
 
 def knobs_of(system: System) -> dict[str, Knob]:
@@ -156,6 +229,15 @@ def knobs_of(system: System) -> dict[str, Knob]:
     }
 
 
+def _is_knob(value: object) -> bool:
+    finite = not isinstance(value, float) or math.isfinite(value)
+    return finite and (value is None or isinstance(value, bool | int | float | str))
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
 def knob_names(adapter: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(adapter) if field.init]
 
@@ -163,8 +245,8 @@ def knob_names(adapter: Any) -> list[str]:
 def to_uint8(frames: np.ndarray) -> np.ndarray:
     """Frames in [0, 1], any float type, as uint8. Raises InvalidOutputError for NaN and infinities."""
     if not np.isfinite(frames).all():
-        share = 1 - np.isfinite(frames).mean()
-        raise InvalidOutputError(f"{share:.1%} of the pixels are not finite")
+        bad = frames.size - int(np.isfinite(frames).sum())
+        raise InvalidOutputError(f"{bad:,} of {frames.size:,} values are not finite")
     return (np.clip(frames, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bench.claims.runs import Item
 
 METRICS_A_TABLE = 5
+CELL = "cell"
 SHOWN_ID = 8
 """Digits of a cell id that tables show; commands take any beginning that is unambiguous."""
 
@@ -96,9 +97,7 @@ def claims(found: ClaimsTable) -> Table:
 
 
 def plan(cells: Sequence[Cell], budgets: Sequence[Budget], done: set[str]) -> Table:
-    table = Table(
-        Column("cell", no_wrap=True), "asks", "predicted", title=f"{len(cells)} cells", title_justify="left"
-    )
+    table = folding(CELL, "asks", "predicted", title=f"{len(cells)} cells", title_justify="left")
     for cell, budget in zip(cells, budgets, strict=True):
         when = "done" if cell.id in done else seconds(budget.seconds)
         table.add_row(
@@ -109,7 +108,7 @@ def plan(cells: Sequence[Cell], budgets: Sequence[Budget], done: set[str]) -> Ta
 
 def rows(records: Sequence[Record]) -> Group:
     """What cells cost, then what they scored, a few metrics at a time so that a narrow terminal shows them."""
-    cost = Table(Column("cell", no_wrap=True), "asks", "outcome", "a clip", "real time ×", "memory")
+    cost = folding(CELL, "asks", "outcome", "a clip", "real time ×", "memory")
     labels = {record.cell: label(record, records) for record in records}
     for record in (record for record in records if record.kind == "cell"):
         whole, factor = record.stages.get(END_TO_END), record.real_time_factor
@@ -126,7 +125,7 @@ def rows(records: Sequence[Record]) -> Group:
     parts: list[Table] = [cost]
     for start in range(0, len(metrics), METRICS_A_TABLE):
         shown = metrics[start : start + METRICS_A_TABLE]
-        table = Table("asks", *shown)
+        table = folding("asks", *shown)
         for record in scored:
             cells = (number(record.scores[name]) if name in record.scores else "" for name in shown)
             table.add_row(labels[record.cell], *cells)
@@ -138,8 +137,8 @@ def rows(records: Sequence[Record]) -> Group:
 
 def analytic(found: Sequence[AnalyticRow]) -> Group:
     """What systems must cost: sizes and arithmetic, then the floor on every device."""
-    cost = Table("system", "clip", "parameters", "tokens", "PFLOP a pass", "passes", "PFLOP a clip")
-    floors = Table("seconds a clip, at least", "clip", *found[0].floor_seconds)
+    cost = folding("system", "clip", "parameters", "tokens", "PFLOP a pass", "passes", "PFLOP a clip")
+    floors = folding("seconds a clip, at least", "clip", *found[0].floor_seconds)
     for row in found:
         tokens = f"{row.video_tokens:,} + {row.other_tokens:,}"
         arithmetic = f"{row.pass_flops / 1e15:.3g}", str(row.passes), f"{row.clip_flops / 1e15:.3g}"
@@ -163,7 +162,7 @@ def merged(found: Merged) -> str:
 
 
 def contract(found: Sequence[Finding]) -> Table:
-    table = Table("the system", "holds", "seen")
+    table = folding("the system", "holds", "seen")
     for finding in found:
         table.add_row(finding.name, "yes" if finding.passed else "NO", Text(finding.seen))
     return table
@@ -190,7 +189,7 @@ def _memory(record: Record) -> str:
 
 
 def runs(folders: Sequence[tuple[Path, Manifest, Sequence[Record]]]) -> Table:
-    table = Table("run", "suite", "started", "cells", "ok", "took", "environment")
+    table = folding("run", "suite", "started", "cells", "ok", "took", "environment")
     for folder, manifest, records in folders:
         took = seconds(manifest.measured.seconds) if manifest.measured else "unfinished"
         good = sum(record.outcome == "ok" for record in records)
@@ -200,14 +199,24 @@ def runs(folders: Sequence[tuple[Path, Manifest, Sequence[Record]]]) -> Table:
     return table
 
 
-def differences(found: Sequence[Difference]) -> Table:
-    table = Table(
-        Column("cell", no_wrap=True), "system", "what", "first", "second", "difference", "n", "verdict"
-    )
+def differences(found: Sequence[Difference]) -> Group:
+    """A table a cell under its name, which needs no column then: numbers have the room."""
+    tables: dict[tuple[str, str], Table] = {}
     for one in found:
-        table.add_row(
-            one.cell[:SHOWN_ID], one.label, one.what, one.first, one.second, one.interval, one.n, one.verdict
-        )
+        name = (one.cell[:SHOWN_ID], one.label)
+        if name not in tables:
+            columns = ("what", "first", "second", "difference", "n", "verdict")
+            tables[name] = folding(*columns, title=Text(" ".join(name)), title_justify="left")
+        row = (one.what, one.first, one.second, one.interval, one.n, one.verdict)
+        tables[name].add_row(*row)
+    return Group(*tables.values())
+
+
+def folding(*columns: str, **options: Any) -> Table:
+    """A table that goes on in the next line where a terminal is narrow, and cuts nothing off."""
+    table = Table(**options)
+    for name in columns:
+        table.add_column(name, overflow="fold", min_width=SHOWN_ID if name == CELL else None)
     return table
 
 

@@ -39,7 +39,7 @@ from bench.records import (
     write_atomically,
     write_samples,
 )
-from bench.scorers import Examinable, Scorer
+from bench.scorers import Examinable, Scorer, made, objection
 from bench.suite import Cell, Suite
 from bench.systems import Output, Request, System
 from magic141.errors import WeightsMissing
@@ -66,6 +66,8 @@ class Job:
             kind=self.cell.kind,
             cell=self.cell.id,
             fingerprint=self.fingerprint,
+            adapter=self.cell.adapter,
+            sources_sha256=self.cell.sources_sha256,
             suite=self.suite.name,
             system=self.cell.system,
             role=self.cell.role,
@@ -213,10 +215,10 @@ def _passes(job: Job, phase: _Phase, found: dict[str, Any]) -> None:
     found["contamination"], found["flags"] = times.contamination, (*facts.flags, *times.flags)
     found["windows"], found["warnings"] = times.windows, times.warnings
     phase.enter("memory")
-    made: list[Output] = []
+    kept: list[Output] = []
 
     def generate(stages: measure.Stopwatch) -> None:
-        made[:] = [_generate(system, _batch(requests, cell, 0), phase.watch(stages))]
+        kept[:] = [_generate(system, _batch(requests, cell, 0), phase.watch(stages))]
 
     found["memory"] = measure.memory(generate, baseline)
     quiet = phase.enter("energy")
@@ -228,8 +230,8 @@ def _passes(job: Job, phase: _Phase, found: dict[str, Any]) -> None:
     phase.enter("quality")
     # One batch of all prompts, as a long video is, has been made already: scores mind no profiler.
     whole = len(requests) == cell.batch_size
-    output = made.pop() if whole else _quality(job, system, requests, phase)
-    made.clear()
+    output = kept.pop() if whole else _quality(job, system, requests, phase)
+    kept.clear()
     phase.enter("score")
     _score(job, system.fps, requests, output, found)
 
@@ -283,7 +285,17 @@ def _timed(
             for place, frames in enumerate(output.frames):
                 write_video(Path(folder) / f"{place}.mp4", frames, system.fps)
     systems.check_output(output, len(batch))
+    _check_scorable(job, system, batch, output)
     return latency.Sample(stopwatch.samples, len(batch) * output.frames.shape[1] / system.fps)
+
+
+def _check_scorable(job: Job, system: System, requests: Sequence[Request], output: Output) -> None:
+    """Raises UnsupportedError where the scorer will not take such clips, before all of them are made."""
+    if RANDOM_WEIGHTS in job.cell.flags:
+        return
+    scorer: Scorer = systems.find(job.suite.scorer, "scorer")
+    if why := objection(scorer, made(output, requests, system.fps)):
+        raise UnsupportedError(why)
 
 
 def _quality(job: Job, system: System, requests: list[Request], phase: _Phase) -> Output:

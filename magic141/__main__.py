@@ -133,7 +133,9 @@ def generate(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1, …; the best there is by default.")
     ] = None,
-    precision: Annotated[Precision, typer.Option(help="Type of the weights.")] = Precision.float32,
+    precision: Annotated[
+        Precision, typer.Option(help="Of transformer and text encoder; the VAE: float32.")
+    ] = Precision.float32,
     as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
 ) -> None:
     """Write a clip of PROMPT, and print what each stage took. A long video plays while it is written."""

@@ -39,6 +39,8 @@ LONG = (
     "match_statistics",
     "cross_fade",
 )
+OURS = ("bench.baselines.lab:Lab", "bench.baselines.longvideo:LongVideo")
+"""Adapters of our pipeline. Others may have a knob `model` as well."""
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 PROMPT = "a small red ring drifting left over dark stripes"
 
@@ -95,7 +97,7 @@ def command(row: Row) -> str:
     """The command line that makes a clip at this setting; of another system, the one that measures it again."""
     knobs = row.knobs
     task = knobs.get("task", FACTORISED)
-    if "model" not in knobs or task not in (FACTORISED, AT_ONCE) or knobs.get("windows") == ONE_PASS:
+    if not _ours(row) or task not in (FACTORISED, AT_ONCE):
         return row.record.command if row.record else ""
     model, lines = str(knobs["model"]), []
     if (sparsity := str(knobs.get("sparsity", "none"))) != "none":
@@ -121,14 +123,15 @@ def command(row: Row) -> str:
 def python(row: Row) -> str:
     """The same in Python; empty for systems that are not ours."""
     knobs = row.knobs
-    if "model" not in knobs or knobs.get("windows") == ONE_PASS:
+    if not _ours(row):
         return ""
-    dtype = DTYPES.get(str(knobs.get("precision")), "float32")
     lines = [
-        "import torch",
         "from magic141 import Magic141Pipeline",
-        f"pipe = Magic141Pipeline.from_pretrained({knobs['model']!r}, dtype=torch.{dtype})",
+        f"pipe = Magic141Pipeline.from_pretrained({knobs['model']!r})",
     ]
+    if knobs.get("precision") == "bf16":  # as the adapter does: the VAE stays in float32
+        parts = [f"pipe.{part}.to(torch.bfloat16)" for part in ("transformer", "text_encoder")]
+        lines = ["import torch", *lines, *parts]
     if knobs.get("sparsity", "none") != "none":
         words = ", ".join(
             repr(knobs[name]) for name in ("sparsity", "criterion") if knobs.get(name) is not None
@@ -148,3 +151,10 @@ def python(row: Row) -> str:
     call = "pipe.stream" if long else "pipe"
     lines.append(f"{'parts' if long else 'result'} = {call}({PROMPT!r}, {image}{', '.join(arguments)})")
     return "\n".join(lines)
+
+
+def _ours(row: Row) -> bool:
+    """Whether our pipeline made it, and not in the one pass that is no setting to offer."""
+    asked = row.run.manifest.question.get("systems", {}).get(row.system, {})
+    adapter = (row.record.adapter if row.record else "") or asked.get("adapter", "")
+    return adapter in OURS and row.knobs.get("windows") != ONE_PASS

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from bench.records import Timing
+from bench.records import DISTURBED, Timing
 from reports import speedup, text
 from reports.load import Run
 from reports.metrics import Metric, Point
 from reports.rows import Row
+
+EVEN = "about as fast as it plays"
 
 
 def verdict(rows: Sequence[Row], metric: Metric | None) -> list[Markup]:
@@ -92,10 +94,28 @@ def _speed(row: Row) -> Markup:
     factor = row.record.real_time_factor if row.record else None
     if factor is None:
         return Markup("Its speed was not measured.")
-    ratio, word = (1 / factor.median, "faster") if factor.median <= 1 else (factor.median, "slower")
-    return Markup(
-        "{} makes one second of video in {}, <strong>{} {} than it plays</strong>, warm, on {}."
-    ).format(link(row), _time(factor), text.times(ratio), word, machine(row.run))
+    pace = _pace(factor)
+    return Markup("{} makes one second of video in {}, <strong>{}</strong>{}, warm, on {}{}.").format(
+        link(row),
+        _time(factor),
+        pace,
+        ": the interval includes both faster and slower" if pace == EVEN else "",
+        machine(row.run),
+        ", though other work disturbed its timing" if _disturbed(row) else "",
+    )
+
+
+def _pace(factor: Timing) -> str:
+    """How fast against playback, where the interval says."""
+    if factor.low is not None and factor.high is not None and factor.low < 1 < factor.high:
+        return EVEN
+    if factor.median <= 1:
+        return f"{text.times(1 / factor.median)} faster than it plays"
+    return f"{text.times(factor.median)} slower than it plays"
+
+
+def _disturbed(row: Row) -> bool:
+    return row.record is not None and DISTURBED in row.record.flags
 
 
 def _score(point: Point) -> Markup:

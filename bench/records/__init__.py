@@ -17,6 +17,7 @@ from bench.records.base import SCHEMA_VERSION, Frozen, RecordError, digest, writ
 from bench.records.claims import CLAIMS, PUBLISHED_CLAIMS, ClaimRow, ClaimsTable, Curve, CurvePoint, StepRow
 from bench.records.manifest import Budget, Environment, FirstClip, Manifest, PlannedCell
 from bench.records.record import (
+    DISTURBED,
     END_TO_END,
     MASKED,
     NOT_MEASURABLE,
@@ -43,6 +44,7 @@ from bench.records.store import Store, latest, read_samples, write_samples
 
 __all__ = [
     "CLAIMS",
+    "DISTURBED",
     "END_TO_END",
     "MASKED",
     "NOT_MEASURABLE",

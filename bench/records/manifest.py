@@ -47,6 +47,7 @@ class PlannedCell(Frozen):
     seconds: float = Field(ge=0, description="predicted")
     bytes: int = Field(ge=0, description="predicted disk")
     flags: tuple[str, ...] = Field((), description="what its system says of itself beforehand")
+    prompts_sha256: str | None = Field(None, description="of the texts that it asks")
 
 
 class FirstClip(Frozen):

@@ -17,6 +17,8 @@ END_TO_END = "end to end"
 """The stage every cell has: text in, encoded file out, for one batch of clips, warm."""
 RANDOM_WEIGHTS = "random-weights"
 """The flag of a cell whose weights were never trained: its latency and memory hold, and it has no scores."""
+DISTURBED = "disturbed"
+"""The flag of a cell whose timed samples other work disturbed, too many of them to leave those out."""
 
 Kind = Literal["cell", "analytic", "exam", "gate"]
 Outcome = Literal["ok", "oom", "timeout", "unsupported", "weights-missing", "invalid", "crashed"]
@@ -155,6 +157,10 @@ class Record(Frozen):
     )
     cell: str = Field(description="hash of the question: system, knobs, weights, prompts, seeds, protocols")
     fingerprint: str = Field(description="hash of the answer's environment")
+    adapter: str = Field("", description="package.module:Class of the system; empty in records of before")
+    sources_sha256: str | None = Field(
+        None, description="of the adapter's and scorer's code, as far as it lies outside this repository"
+    )
     suite: str
     system: str
     role: Literal["system", "reference"] = "system"

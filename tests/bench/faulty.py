@@ -120,3 +120,15 @@ class LosesItsWorker(Fake):
             os.kill(parent.pid, signal.SIGKILL)
             time.sleep(60)
         return super().generate(requests, stages)
+
+
+@dataclass
+class Flaky(Fake):
+    """Crashes until `marker` exists."""
+
+    marker: str = ""
+
+    def load(self) -> None:
+        super().load()
+        if not Path(self.marker).exists():
+            raise RuntimeError("scripted")

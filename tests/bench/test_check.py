@@ -111,6 +111,35 @@ class MindsItsBatch(Fake):
         return Output(np.roll(super().generate(requests, stages).frames, len(requests), axis=2))
 
 
+@dataclass
+class NoModule(Fake):
+    imports: ClassVar[tuple[str, ...]] = ("nonexistent_module",)
+
+
+@dataclass
+class Exits(Fake):
+    def generate(self, requests: Sequence[Request], stages: Stages) -> Output:
+        raise SystemExit(3)
+
+
+@dataclass
+class Listed(Fake):
+    sizes: tuple[int, ...] = (1, 2)
+
+
+@dataclass
+class AutoLength(Fake):
+    num_frames: str = "auto"
+
+
+@dataclass
+class LabSized(Fake):
+    fps: int = 16
+
+    def _frames(self, request: Request) -> np.ndarray:
+        return np.resize(super()._frames(request), (33, 64, 64, 3))
+
+
 def failures(adapter: str) -> dict[str, str]:
     return {finding.name: finding.seen for finding in check(adapter, {}) if not finding.passed}
 
@@ -132,6 +161,10 @@ def test_a_good_system_keeps_the_contract() -> None:
         ("BadWeights", "names its weights", "no sha256"),
         ("FickleWeights", "names its weights", "other weights"),
         ("BadGuess", "guesses its seconds", "nan"),
+        ("Listed", "is a dataclass of knobs", "sizes=(1, 2) is no knob"),
+        ("AutoLength", "is a dataclass of knobs", "num_frames='auto' must be 1 or more"),
+        ("NoModule", "has imports and fps", "'nonexistent_module', which cannot be imported"),
+        ("Exits", "generates two clips", "SystemExit: 3"),
         ("Unloadable", "loads", "RuntimeError: no such file"),
         ("Floats", "generates two clips", "not uint8"),
         ("OneClip", "generates two clips", "for 2 requests"),
@@ -153,6 +186,20 @@ def test_each_line_finds_its_break(
         found = {line: found[line]}
     assert list(found) == [line]
     assert said in found[line]
+
+
+@pytest.mark.parametrize(
+    ("adapter", "knobs", "said"),
+    [
+        ("LabSized", {}, "the lab's, as a suite has by default"),
+        ("LabSized", {"fps": 8}, "not the lab's, which a suite has by default: lab scores compare motion"),
+        ("Fake", {}, "not the lab's, which a suite has by default: lab scores read frames of 64 x 64 pixels"),
+    ],
+)
+def test_who_can_score_it_is_said_and_is_no_fault(adapter: str, knobs: dict[str, Any], said: str) -> None:
+    last = list(check(f"{HERE}:{adapter}", knobs))[-1]
+    assert (last.name, last.passed) == ("finds its scorer", True)
+    assert last.seen.startswith(said)
 
 
 @pytest.mark.parametrize("heavy", [False, True])

@@ -34,7 +34,17 @@ def test_the_command_line_is_frozen() -> None:
         for name, command in group.commands.items()  # type: ignore[attr-defined]
     }
     assert found == {
-        "run": ["suite", "--dry-run", "--resume", "--out", "--only", "--no-report", "--shard", "--ray"],
+        "run": [
+            "suite",
+            "--dry-run",
+            "--resume",
+            "--retry",
+            "--out",
+            "--only",
+            "--no-report",
+            "--shard",
+            "--ray",
+        ],
         "merge": ["runs", "--out", "--mixed", "--no-report"],
         "ls": ["--out"],
         "show": ["name", "--out", "--cell"],

@@ -1,11 +1,14 @@
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from bench.compare import compare, pair
+from bench import tables
+from bench.compare import Difference, compare, pair
 from bench.errors import RunError
 from bench.records import Prompts, Record, Score, write_samples
 
@@ -76,3 +79,59 @@ def test_lists_of_one_name_and_other_texts_do_not_pair(make: Make, tmp_path: Pat
     second = cell(make, tmp_path / "b", [1.0], cell="c1", prompts=asked[1])
     with pytest.raises(RunError, match="cannot be paired: their prompts are"):
         pair(first, second, (tmp_path, tmp_path))
+
+
+def test_of_two_systems_only_knobs_that_both_have_are_a_change(make: Make, tmp_path: Path) -> None:
+    folders = tmp_path / "a", tmp_path / "b"
+    ours = cell(make, folders[0], [1.0], cell="c0", system="ours", knobs={"model": "lab", "steps": 4})
+    theirs = cell(make, folders[1], [2.0], cell="c1", system="theirs", knobs={"size": 64, "steps": 8})
+    assert pair(ours, theirs, folders)[0].label == "ours → theirs: steps 4 → 8"
+    later = theirs.model_copy(
+        update={"system": "ours", "knobs": {"model": "lab", "steps": 4, "solver": "unipc"}}
+    )
+    assert pair(ours, later, folders)[0].label == "ours: solver None → unipc"
+
+
+def test_a_cell_of_other_code_says_so(make: Make, tmp_path: Path) -> None:
+    folders = tmp_path / "a", tmp_path / "b"
+    one, two = (cell(make, folder, [1.0], sources_sha256=folder.name * 64) for folder in folders)
+    latency, _ = compare({"c0": one}, {"c0": two}, folders, {"c0": "x"})
+    assert latency.verdict == "the system's code differs"
+
+
+def printed(table: object) -> str:
+    """What a terminal of 80 columns shows."""
+    console = Console(file=StringIO(), width=80)
+    console.print(table)
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
+
+
+def unfolded(shown: str) -> list[str]:
+    """The columns of a printed table, what was folded joined again, without spaces."""
+    rows = [line.strip("│").split("│") for line in shown.splitlines() if line.startswith("│")]
+    return ["".join(column).replace(" ", "") for column in zip(*rows, strict=True)]
+
+
+def test_a_narrow_terminal_cuts_no_number_and_names_a_cell_once(make: Make) -> None:
+    numbers = ("0.123456789", "12.3456789", "+12.2 [+12.1111, +12.3333]")
+    lines = [
+        Difference(
+            "c0" * 8, "ours → theirs: guidance_scale 3.0 → 1.0", what, *numbers, n="2048", verdict="worse"
+        )
+        for what in ("accuracy-mean", "motion-ratio")
+    ]
+    shown = printed(tables.differences(lines))
+    assert "…" not in shown
+    assert shown.count("c0c0c0c0") == shown.count("theirs:") == 1
+    assert all(any(number.replace(" ", "") in column for column in unfolded(shown)) for number in numbers)
+
+
+def test_a_narrow_terminal_tells_two_step_counts_apart(make: Make) -> None:
+    found = [
+        make(f"c{steps}", knobs={"num_inference_steps": steps}, flags=("disturbed",)) for steps in (2, 4)
+    ]
+    shown = printed(tables.rows(found))
+    assert "…" not in shown
+    asks = next(column for column in unfolded(shown) if "x" in column)
+    assert asks == "xnum_inference_steps=2xnum_inference_steps=4"

@@ -17,6 +17,7 @@ from bench import runner
 from bench.command import Command
 from bench.errors import RunError, SuiteError
 from bench.records import Manifest, Record, Store, latest, read_samples
+from bench.suite import read
 
 ROOT = Path(__file__).parents[2]
 SuiteFile = Callable[..., Path]
@@ -284,6 +285,84 @@ def test_another_environment_measures_everything_again(
     first, second = Store(run).records()
     assert first.cell == second.cell
     assert first.fingerprint != second.fingerprint == Manifest.read(run).fingerprint
+
+
+FLAKY = """
+flaky:
+  adapter: tests.bench.faulty:Flaky
+  knobs: {marker: MARKER}
+steady: {adapter: 'bench.baselines.fake:Fake'}
+gone: {adapter: 'bench.baselines.fake:Fake', knobs: {outcome: weights-missing}}
+"""
+
+
+def test_a_resumed_run_says_what_failed_and_retries_when_asked(tmp_path: Path, suite_file: SuiteFile) -> None:
+    marker = tmp_path / "mended"
+    run = drive(suite_file(FLAKY.replace("MARKER", str(marker))), tmp_path / "out")
+    assert [record.outcome for record in records(run).values()] == ["crashed", "ok", "weights-missing"]
+    assert len(list((run / "logs").iterdir())) == 2
+    again = Command.make(None, str(run), tmp_path / "out", (), report=False)
+    assert len(again.done) == 3
+    assert "of these 1 failed (1 crashed): --retry runs them again" in again.summary()
+    retry = Command.make(None, str(run), tmp_path / "out", (), report=False, retry=True)
+    assert retry.predicted.cells == 1
+    assert "failed" not in retry.summary()
+    marker.touch()
+    retry.execute(Console(file=open(os.devnull, "w")), "python -m bench run …")  # noqa: SIM115, PTH123
+    assert [record.outcome for record in records(run).values()] == ["ok", "ok", "weights-missing"]
+    assert len(Store(run).records()) == 4  # the other cells were left alone
+    assert len(list((run / "logs").iterdir())) == 1  # the log of a failure that is mended goes
+
+
+def test_the_scorer_is_imported_before_any_memory_is_counted(suite_file: SuiteFile) -> None:
+    suite = read(suite_file("fake: {adapter: 'bench.baselines.fake:Fake', scorer: 'tests.bench.faulty:NAN'}"))
+    assert "tests.bench.faulty" in runner.imports(suite, report=False)
+
+
+def test_a_retry_needs_a_run(tmp_path: Path, suite_file: SuiteFile) -> None:
+    with pytest.raises(RunError, match="name the run with --resume RUN"):
+        Command.make(suite_file(STEADY), None, tmp_path / "out", (), report=False, retry=True)
+
+
+def test_other_code_of_an_adapter_outside_runs_again_and_no_other_cell(
+    tmp_path: Path, suite_file: SuiteFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "their_adapter.py"
+    module.write_text("from bench.baselines.fake import Fake\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    systems = "theirs: {adapter: 'their_adapter:Fake'}\nours: {adapter: 'bench.baselines.fake:Fake'}"
+    run = drive(suite_file(systems), tmp_path / "out")
+    assert [record.sources_sha256 is None for record in records(run).values()] == [False, True]
+    module.write_text("from bench.baselines.fake import Fake  # mended\n")
+    again = Command.make(None, str(run), tmp_path / "out", (), report=False)
+    assert [cell.system for cell in again.cells if cell.id not in again.done] == ["theirs"]
+    assert "the code behind theirs has changed since: these cells run again" in again.summary()
+
+
+def test_edited_prompts_are_another_run(tmp_path: Path, suite_file: SuiteFile) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle\na blue square\n")
+    head = (
+        f"prompts: {{file: '{prompts}'}}\nscorer: bench.baselines.fake:SCORER\nmetrics: [noise]\nrepeats: 1\n"
+    )
+    run = drive(suite_file(STEADY, head=head), tmp_path / "out", only=("num_inference_steps=1",))
+    before = (run / "run.json").read_bytes()
+    prompts.write_text("a red circle\na green star\n")
+    with pytest.raises(
+        RunError, match="the prompts of steady .file prompts.txt. are not those that it began with"
+    ):
+        Command.make(None, str(run), tmp_path / "out", (), report=False)
+    # Also where a run of before did not write down which prompts it asked.
+    manifest = json.loads(before)
+    for planned in manifest["plan"]:
+        del planned["prompts_sha256"]
+    (run / "run.json").write_text(json.dumps(manifest))
+    with pytest.raises(RunError, match="none of its 1 cells is asked any more"):
+        Command.make(None, str(run), tmp_path / "out", (), report=False)
+    (run / "run.json").write_bytes(before)
+    prompts.write_text("a red circle\na blue square\n")
+    assert len(Command.make(None, str(run), tmp_path / "out", (), report=False).done) == 1
 
 
 def test_a_run_has_one_driver(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bench.baselines.fake import SCORER
 from bench.errors import UnsupportedError
-from bench.scorers import LAB
+from bench.longvideo_scorer import LONG
+from bench.scorers import LAB, Clips, objection
 from bench.suite import PromptSpec
 from bench.systems import Output, Request
 from evals import lab
@@ -52,3 +54,21 @@ def test_lab_scores_need_scenes_and_known_metrics() -> None:
         LAB.score(OUTPUT, [REQUESTS[0], Request(1, "a cat", 0)], ["flickering"])
     with pytest.raises(InputError, match="flickering"):
         LAB.protocols(["flickerin"], 2, 33)
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ((2, 17, 64, 64, 3), "clips of 1 or 33 frames, and these have 17"),
+        ((2, 33, 480, 832, 3), "are 832 x 480"),
+    ],
+)
+def test_clips_of_another_shape_are_unsupported(shape: tuple[int, ...], said: str) -> None:
+    with pytest.raises(UnsupportedError, match=said):
+        LAB.score(Output(np.zeros(shape, np.uint8)), REQUESTS, ["flickering"])
+
+
+def test_long_video_may_have_any_length_and_no_other_pace() -> None:
+    assert objection(LONG, Clips(True, 961, (64, 64), 16)) == ""
+    assert "play at 24" in objection(LONG, Clips(fps=24))
+    assert objection(SCORER, Clips(False, 5, (16, 16), 3)) == ""  # one that has no say

@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from bench.baselines.fake import Fake
 from bench.claims import steps
 from bench.claims.runs import FULL, Evaluate
 from bench.errors import SuiteError
-from bench.suite import SEED_STRIDE, Suite, parse, read
+from bench.records import RANDOM_WEIGHTS
+from bench.suite import SEED_STRIDE, Suite, SystemSpec, parse, read
 from bench.systems import knob_names
 from magic141 import precision
 
@@ -100,6 +102,21 @@ def test_overrides_follow_a_knob() -> None:
         (plain(prompts={"file": "no/such.txt"}), "cannot be read"),
         (plain(repeats=0), "repeats: Input should be greater than or equal to 1 (got 0)"),
         (plain(name="a/b"), "name"),
+        (plain(warmup=9), "`warmup` is 9 and `warmup_limit` is 5, which is the most"),
+        (spec(warmup=3) | {"warmup_limit": 2}, "`systems.fake.warmup` is 3 and `warmup_limit` is 2"),
+        (plain(prompts={"texts": ["a"], "start": 3}), "`start` of the lab world has no meaning beside"),
+        (plain(prompts={"texts": ["a"], "events": False, "terse": True}), "`events`, `terse` of the lab"),
+        (plain(prompts={"file": "a.txt", "stated": 0.5}), "`stated` of the lab world has no meaning"),
+        (
+            spec(overrides=[{"when": {"num_inference_step": 2}, "set": {"latency": 1}}]),
+            "overrides.0: bench.baselines.fake:Fake has no knob 'num_inference_step'; did you mean 'num_inf",
+        ),
+        (
+            spec(overrides=[{"when": {"num_inference_steps": 77}, "set": {"latency": 1}}]),
+            "systems.fake.overrides.0: `when` {'num_inference_steps': 77} applies to no point",
+        ),
+        (spec(knobs={"latency": float("nan")}), "latency=nan is no knob"),
+        (spec(knobs={"num_inference_steps": True, "batch_size": "x"}), "batch_size='x'"),
         (plain(systems={"a": {"adapter": FAKE}, "b": {"adapter": FAKE}}), "asks the same question as a"),
         ({}, "systems: Field required"),
         ([], "s: "),
@@ -109,6 +126,170 @@ def test_mistakes_are_named(data: Any, said: str) -> None:
     with pytest.raises(SuiteError) as caught:
         parse(data, "s").cells()
     assert said in str(caught.value)
+
+
+def test_an_override_follows_a_default_and_what_a_knob_resolves_to() -> None:
+    override = {"when": {"num_inference_steps": Fake.num_inference_steps}, "set": {"latency": 0.5}}
+    assert points(knobs={"memory": 5}, overrides=[override]) == [{"memory": 5, "latency": 0.5}]
+    lab = {"adapter": LAB, "knobs": {"precision": "auto"}}
+    for value in ("auto", hardware.auto_precision()):
+        changed = lab | {"overrides": [{"when": {"precision": value}, "set": {"shift": 2.0}}]}
+        (point,) = SystemSpec.model_validate(changed).knob_points("lab")
+        assert point["shift"] == 2.0
+
+
+def test_a_system_named_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text(f"name: s\nsystems:\n  a: {{adapter: '{FAKE}'}}\n  a: {{adapter: '{LAB}'}}\n")
+    with pytest.raises(SuiteError, match="twice.yaml: line 4 names 'a' a second time"):
+        read(path)
+
+
+THEIRS = """
+from bench.baselines.fake import dataclass, Fake
+from pathlib import Path
+
+@dataclass
+class Folder(Fake):
+    where: Path = Path("a")
+
+@dataclass
+class Sizes(Fake):
+    sizes: tuple[int, ...] = (1, 2)
+
+@dataclass
+class Auto(Fake):
+    num_frames: str = "auto"
+
+@dataclass
+class NoFile(Fake):
+    def weights(self):
+        return Path("no/such").read_text()
+
+@dataclass
+class NoText(Fake):
+    def weights(self):
+        return 5
+
+@dataclass
+class NanGuess(Fake):
+    def seconds_per_clip(self):
+        return float("nan")
+
+@dataclass
+class NoGuess(Fake):
+    def seconds_per_clip(self):
+        pass
+
+@dataclass
+class BadInit(Fake):
+    def __post_init__(self):
+        {}["no"]
+
+@dataclass
+class NoImports(Fake):
+    imports = None
+"""
+
+
+@pytest.mark.parametrize(
+    ("adapter", "said"),
+    [
+        ("Folder", r"where=PosixPath\('a'\) is no knob"),
+        ("Sizes", r"sizes=\(1, 2\) is no knob"),
+        ("Auto", "num_frames='auto' must be 1 or more, and whole"),
+        ("NoFile", r"theirs:NoFile: weights\(\) raised FileNotFoundError: .*no/such"),
+        ("NoText", r"theirs:NoText: weights\(\) is 5: return their sha256"),
+        ("NanGuess", r"theirs:NanGuess: seconds_per_clip\(\) is nan, not a number of seconds"),
+        ("NoGuess", r"theirs:NoGuess: seconds_per_clip\(\) is None, not a number of seconds"),
+        ("BadInit", "theirs:BadInit cannot be made of these knobs: KeyError: 'no'"),
+        ("NoImports", "theirs:NoImports: imports=None are no names of modules"),
+    ],
+)
+def test_what_an_adapter_does_in_a_plan_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapter: str, said: str
+) -> None:
+    (tmp_path / "theirs.py").write_text(THEIRS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "theirs", raising=False)
+    with pytest.raises(SuiteError, match=said):
+        parse(spec(adapter=f"theirs:{adapter}"), "s").cells()
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("class A(:", "SyntaxError: invalid syntax"),
+        ("nothing", "NameError: name 'nothing' is not defined"),
+        ("import sys; sys.exit(3)", "SystemExit: 3"),
+    ],
+)
+def test_a_module_that_cannot_be_run_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, said: str
+) -> None:
+    (tmp_path / "broken_module.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SuiteError, match=f"'broken_module' cannot be imported .{said}"):
+        parse(spec(adapter="broken_module:A"), "s").cells()
+
+
+def lab_scored(**changes: Any) -> dict[str, Any]:
+    data = plain(prompts={"split": "test", "count": 2}, metrics=["flickering"]) | changes
+    return {key: value for key, value in data.items() if key != "scorer"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"prompts": {"texts": ["a cat"]}}, "systems.fake: lab scores need prompts of the lab world"),
+        (
+            {"systems": {"lab": {"adapter": LAB, "knobs": {"num_frames": 17}}}},
+            "systems.lab: lab scores read clips of 1 or 33 frames, and these have 17",
+        ),
+        (
+            {
+                "systems": {
+                    "theirs": {
+                        "adapter": "bench.baselines.diffusers_folder:DiffusersFolder",
+                        "knobs": {"fps": 8},
+                    }
+                }
+            },
+            "systems.theirs: .* at 16 frames a second, and these clips play at 8",
+        ),
+    ],
+)
+def test_what_the_lab_scores_cannot_read_is_refused_in_the_plan(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(SuiteError, match=said):
+        parse(lab_scored(**changes), "s").cells()
+
+
+def test_pictures_and_clips_of_the_lab_are_scored_and_noise_of_random_weights_never(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lab = {"lab": {"adapter": LAB, "axes": {"num_frames": [1, 33]}}}
+    assert len(parse(lab_scored(systems=lab), "s").cells()) == 2
+    monkeypatch.setattr(Fake, "flags", (RANDOM_WEIGHTS,), raising=False)
+    assert parse(lab_scored(prompts={"texts": ["a cat"]}), "s").cells()
+
+
+def test_code_of_others_is_a_part_of_who_answers_and_not_of_the_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "acme_video"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "adapter.py").write_text("from bench.baselines.fake import Fake\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    data = spec(adapter="acme_video.adapter:Fake")
+    (first,) = parse(data, "s").cells()
+    (package / "model.py").write_bytes("# a neighbour, in Latin-1: é\n".encode("latin-1"))
+    (second,) = parse(data, "s").cells()
+    assert first.id == second.id
+    assert None is not first.sources_sha256 != second.sources_sha256
+    assert all(cell.sources_sha256 is None for cell in parse(plain(exam=16), "s").cells())
+    assert hardware.foreign_sha256("yaml:Loader") is not None  # also where it lies in our .venv
+    assert hardware.foreign_sha256("", "no_such_module:A") is None
 
 
 def test_files_that_are_no_suites(tmp_path: Path) -> None:

@@ -13,8 +13,15 @@ def test_floats_become_bytes() -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_no_video(bad: float) -> None:
-    with pytest.raises(InvalidOutputError, match="25.0% of the pixels"):
+    with pytest.raises(InvalidOutputError, match="1 of 4 values are not finite"):
         to_uint8(np.array([0.1, bad, 0.2, 0.3]))
+
+
+def test_one_value_of_many_is_counted_and_not_rounded_away() -> None:
+    frames = np.zeros((1, 33, 64, 64, 3), np.float32)
+    frames[0, 3, 2, 1, 0] = np.nan
+    with pytest.raises(InvalidOutputError, match="^1 of 405,504 values are not finite$"):
+        to_uint8(frames)
 
 
 @pytest.mark.parametrize(

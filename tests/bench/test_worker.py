@@ -9,6 +9,7 @@ import pytest
 
 from bench import worker
 from bench.baselines.fake import Fake
+from bench.baselines.reference import Truth
 from bench.isolation import Announcer
 from bench.records import MASKED, WINDOW, Record
 from bench.suite import Suite, parse
@@ -66,3 +67,24 @@ def test_a_system_is_asked_its_own_prompts(tmp_path: Path) -> None:
     assert (record.prompts.count, list(record.scores)) == (1, ["brightness"])
     assert record.stages["end to end"].n == 1
     assert [clip.prompt for clip in record.clips] == ["d", "d"]  # the first, and the worst
+
+
+def test_clips_that_the_scorer_cannot_read_end_after_the_first(tmp_path: Path) -> None:
+    asked = PLAIN | {"prompts": {"split": "test", "count": 3}, "metrics": ["flickering"]}
+    record = answer(parse({key: asked[key] for key in asked.keys() - {"scorer"}}, "s"), tmp_path)
+    assert (record.outcome, record.stage_reached) == ("unsupported", "first")
+    assert "lab scores read frames of 64 x 64 pixels, and these are 16 x 16" in record.message
+
+
+def test_a_pace_that_the_scorer_does_not_expect_is_unsupported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(self: Truth) -> None:  # a pace that is known only now
+        monkeypatch.setattr(Truth, "fps", 8)
+
+    monkeypatch.setattr(Truth, "load", load)
+    truth = {"truth": {"adapter": "bench.baselines.reference:Truth"}}
+    asked = PLAIN | {"systems": truth, "prompts": {"split": "test", "count": 3}, "metrics": ["motion-ratio"]}
+    record = answer(parse({key: asked[key] for key in asked.keys() - {"scorer"}}, "s"), tmp_path)
+    assert record.outcome == "unsupported"
+    assert "at 16 frames a second, and these clips play at 8" in record.message

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from magic141 import weights
 from magic141.__main__ import app
+from magic141.command import Precision, load
 from magic141.pipeline import Magic141Pipeline
 from magic141.video import VideoWriter, read_video
 
@@ -332,3 +334,9 @@ def test_weights_are_sealed_and_verified(tmp_path: Path) -> None:
     damaged = invoke("weights", "verify", tmp_path)
     assert damaged.exit_code == 2
     assert "model.safetensors has sha256" in damaged.stderr
+
+
+def test_a_precision_is_of_all_but_the_vae(saved_pipeline: Path) -> None:
+    pipe = load(saved_pipeline, "cpu", Precision.bfloat16)
+    found = [part.dtype for part in (pipe.transformer, pipe.text_encoder, pipe.vae)]
+    assert found == [torch.bfloat16, torch.bfloat16, torch.float32]

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from bench.records import MASKED
+from bench.records import DISTURBED, MASKED, Timing
 from reports.load import load
 from reports.metrics import Point, metrics
 from reports.rows import rows
@@ -108,8 +108,40 @@ def test_a_batch_is_as_fast_as_its_share_of_a_clip(make, tmp_path):
 
 
 def test_slower_than_playback_is_said(make, tmp_path):
-    third = read(make.run(tmp_path / "run", [cell(make, 56, 1.0, 0.1)]))[2]
+    third = read(
+        make.run(tmp_path / "run", [cell(make, 56, 1.0, 0.1, real_time_factor=factor(1.22, 1.1, 1.3))])
+    )[2]
     assert "1.22× slower than it plays" in third
+
+
+def factor(median, low, high):
+    return Timing(median=median, low=low, high=high, n=5)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "flags", "said"),
+    [
+        (
+            (0.85, 0.7, 1.2),
+            (DISTURBED,),
+            "faster and slower, warm, on 2 cores of AMD EPYC 7B13, though other work disturbed its timing.",
+        ),
+        (
+            (1.05, 0.99, 1.2),
+            (),
+            "about as fast as it plays: the interval includes both faster and slower, warm",
+        ),
+        ((0.85, 0.7, 1.0), (), "1.18× faster than it plays, warm, on 2 cores of AMD EPYC 7B13."),
+        (
+            (0.5, None, None),
+            (DISTURBED,),
+            "2× faster than it plays, warm, on 2 cores of AMD EPYC 7B13, though other",
+        ),
+    ],
+)
+def test_a_speed_is_no_surer_than_its_interval(make, tmp_path, bounds, flags, said):
+    made = cell(make, 56, 1.0, 0.1, real_time_factor=factor(*bounds), flags=flags)
+    assert said in read(make.run(tmp_path / "run", [made]))[2]
 
 
 GOAL = {"higher": 0.9, "lower": 0.9, "target": 0.875}
