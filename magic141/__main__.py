@@ -239,6 +239,9 @@ def sparsify(
     refit: Annotated[
         bool, typer.Option("--refit", help="Solve what is left of 'structured' anew, on training scenes.")
     ] = False,
+    precision: Annotated[
+        Precision, typer.Option(help="Of the transformer; what is quantised computes in it alone.")
+    ] = Precision.float32,
 ) -> None:
     """Write MODEL pruned or quantised as one sealed checkpoint. Quality is not recovered by it: training is."""
     ways = sparsify_package.parse(sparsity, criterion.value, refit)
@@ -248,7 +251,7 @@ def sparsify(
         from magic141.train import calibrate
     checkpoint.check_output(output)
     checkpoint.check_ways(sparsity, ways)
-    found = checkpoint.write(model, sparsity, ways, output, calibrate.losses)
+    found = checkpoint.write(model, sparsity, ways, output, calibrate.losses, precision.value)
     share = found["after"] / found["before"]
     console.print(
         f"{output}: the transformer's parameters take {found['after']:,} bytes, {share:.2f} of {found['before']:,}",

@@ -29,12 +29,13 @@ class Budget:
 
 
 def budget(found: Sequence[Setting]) -> Budget | None:
-    """The panel's content; None without a dense setting whose steps are known."""
+    """The panel's content, of one environment; None without a dense setting whose steps are known."""
     dense = [one for one in found if one.row.steps and one.row.knobs.get("sparsity", "none") == "none"]
     if not dense:
         return None
     # Of equal step counts the best one, so that the bar is not lowered by a bad system.
     baseline = min(dense, key=lambda one: (-(one.row.steps or 0), one.point.cost))
+    found = [one for one in found if one.point.environment == baseline.point.environment]
     choices = []
     for share in SHARES:
         reached = [one for one in found if one.point.cost <= allowed(baseline, share)]
@@ -43,7 +44,7 @@ def budget(found: Sequence[Setting]) -> Budget | None:
             Choice(
                 share,
                 min(reached, key=lambda one: (one.seconds, one.point.cost)),
-                min(sized, key=lambda one: (one.memory or 0, one.seconds), default=None),
+                min(sized, key=lambda one: (one.size, one.seconds), default=None),
             )
         )
     return Budget(baseline, tuple(found), tuple(choices))

@@ -47,7 +47,9 @@ def curves(metrics: Sequence[Metric]) -> list[Curve]:
 
 
 def _groups(rows: Sequence[Row]) -> dict[str, list[tuple[str, list[Row]]]]:
-    """Knob -> lines of rows of one run that differ in that knob and in no other, named by the system of most rows."""
+    """Knob -> lines of rows of one run and the same prompts that differ in that knob and in no other, named by the
+    system of most rows.
+    """
     names = dict.fromkeys(name for row in rows for name in row.knobs if name not in IGNORED)
     found = {}
     for knob in names:
@@ -56,7 +58,7 @@ def _groups(rows: Sequence[Row]) -> dict[str, list[tuple[str, list[Row]]]]:
             if knob in row.knobs:
                 rest = {name: value for name, value in row.knobs.items() if name != knob}
                 made_by = row.record.weights_sha256 if row.record else None
-                key = repr((row.run.path, sorted(rest.items()), made_by))
+                key = repr((row.run.path, sorted(rest.items()), made_by, row.work))
                 alike.setdefault(key, []).append(row)
         lines = [
             (_shared(group), sorted(group, key=lambda row: _order(_value(row, knob))))

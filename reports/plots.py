@@ -17,7 +17,7 @@ from reports.metrics import Metric, Point
 from reports.rows import Row
 
 LARGE, SMALL = (4.8, 3.5), (3.6, 2.7)
-LARGE_BOX, SMALL_BOX = (0.11, 0.14, 0.71, 0.77), (0.12, 0.17, 0.67, 0.73)
+LARGE_BOX, SMALL_BOX = (0.11, 0.14, 0.71, 0.77), (0.12, 0.17, 0.6, 0.73)
 """Left, bottom, width, height of the axes; references are named on the right."""
 MARKERS = "osD^vPX*"
 SIGNS = dict(zip(MARKERS, "●■◆▲▼✚✖★", strict=True))

@@ -94,11 +94,12 @@ class Row:
         return self.record is not None and MASKED in self.record.flags
 
     @property
-    def work(self) -> tuple[bool, float | None]:
-        """What is made: from a given picture or not, and the seconds of a long video. Of equal work only can it be
-        said that one setting is better or cheaper than another.
+    def work(self) -> tuple[bool, float | None, str]:
+        """What is made: from a given picture or not, the seconds of a long video, and of which prompts. Of equal work
+        only can it be said that one setting is better or cheaper than another.
         """
-        return self.knobs.get("task") == FROM_IMAGE, self.long
+        prompts = self.record.prompts.sha256 if self.record and self.record.prompts else ""
+        return self.knobs.get("task") == FROM_IMAGE, self.long, prompts
 
     @property
     def video_seconds(self) -> float | None:

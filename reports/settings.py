@@ -62,12 +62,20 @@ class Setting:
         return self.point.seconds
 
     def dominates(self, other: Setting) -> bool:
-        """No worse in time, memory and quality, and better in one of them. Unknown memory is worse than any."""
+        """No worse in time, memory and quality, and better in one of them. Unknown memory is worse than any, and times
+        of two environments say nothing about the settings.
+        """
         mine, its = self._costs(), other._costs()
-        return all(a <= b for a, b in zip(mine, its, strict=True)) and mine != its
+        here = self.point.environment == other.point.environment
+        return here and all(a <= b for a, b in zip(mine, its, strict=True)) and mine != its
 
     def _costs(self) -> tuple[float, float, float]:
-        return self.seconds, float("inf") if self.memory is None else self.memory, self.point.cost
+        return self.seconds, self.size, self.point.cost
+
+    @property
+    def size(self) -> float:
+        """Memory as readers see it, with three digits: a few bytes decide nothing."""
+        return float("inf") if self.memory is None else float(f"{self.memory:.3g}")
 
 
 def settings(metric: Metric) -> list[Setting]:
@@ -100,10 +108,13 @@ def command(row: Row) -> str:
     if not _ours(row) or task not in (FACTORISED, AT_ONCE):
         return row.record.command if row.record else ""
     model, lines = str(knobs["model"]), []
+    dtype = DTYPES.get(str(knobs.get("precision")))
+    precision = ["--precision", dtype] if dtype else []
     if (sparsity := str(knobs.get("sparsity", "none"))) != "none":
         target = "./" + f"{model.rsplit('/', 1)[-1]}-{sparsity}".replace("+", "-")
         words = ["python", "-m", "magic141", "sparsify", "--model", model, "--sparsity", sparsity]
         words += ["--criterion", str(criterion)] if (criterion := knobs.get("criterion")) else []
+        words += precision if dtype != "float32" else []
         lines.append(shlex.join([*words, "-o", target]))
         model = target
     words = ["python", "-m", "magic141", "generate", PROMPT, "-o", "clip.mp4", "--model", model]
@@ -115,9 +126,7 @@ def command(row: Row) -> str:
     if long:
         words += ["--anchor" if knobs.get("anchor") else "--no-anchor"]
         words += ["--match-statistics"] if knobs.get("match_statistics") else []
-    if knobs.get("precision") in DTYPES:
-        words += ["--precision", DTYPES[str(knobs["precision"])]]
-    return "\n".join([*lines, shlex.join(words)])
+    return "\n".join([*lines, shlex.join([*words, *precision])])
 
 
 def python(row: Row) -> str:

@@ -47,9 +47,7 @@ def speed_ups(rows: Sequence[Row]) -> list[SpeedUp]:
             same = fast.run is slow.run and all(fast.knobs.get(knob) == slow.knobs.get(knob) for knob in WORK)
             if not same or fast.latency is None or slow.latency is None:
                 continue
-            low, high = _bounds(slow.latency, fast.latency)
-            ratio = slow.latency.median / fast.latency.median
-            found.append(SpeedUp(fast, slow, ratio, low, high, ceiling(slow)))
+            found.append(SpeedUp(fast, slow, *ratio(slow.latency, fast.latency), ceiling(slow)))
     return found
 
 
@@ -75,21 +73,28 @@ def _sentence(gains: Sequence[SpeedUp], link: Callable[[Row], Markup]) -> Markup
 
 
 def _gain(gain: SpeedUp, name: Markup) -> Markup:
-    ratio, low, high, word = gain.ratio, gain.low, gain.high, "faster"
-    if ratio < 1:
-        ratio, word = 1 / ratio, "slower"
-        low, high = (1 / bound if bound else None for bound in (high, low))
+    found, word = (gain.ratio, gain.low, gain.high), "faster"
+    if gain.ratio < 1:
+        found, word = inverse(*found), "slower"
     counts = " and ".join(str(row.latency.n) for row in (gain.fast, gain.slow) if row.latency)
     hover = f"n = {counts}; from the ends of both 95 % intervals, and so wider than one of 95 %"
-    bounds, shown = text.interval(ratio, low, high), Markup("")
-    if bounds:
-        shown = Markup(' <small title="{}">[{}]</small>').format(hover, bounds)
     return Markup("{} is <strong>{} {}</strong>{}{}").format(
-        name, text.times(ratio), word, shown, _pace(gain.fast, gain.slow)
+        name, text.times(*found), word, bounds(*found, hover), pace(gain.fast, gain.slow)
     )
 
 
-def _pace(row: Row, other: Row) -> str:
+def inverse(ratio: float, low: float | None, high: float | None) -> tuple[float, float | None, float | None]:
+    """1 / ratio, with its interval."""
+    return 1 / ratio, 1 / high if high else None, 1 / low if low else None
+
+
+def bounds(ratio: float, low: float | None, high: float | None, hover: str) -> Markup:
+    """The interval of a ratio in small print; nothing where there is none."""
+    shown = text.interval(ratio, low, high)
+    return Markup(' <small title="{}">[{}]</small>').format(hover, shown) if shown else Markup("")
+
+
+def pace(row: Row, other: Row) -> str:
     """A warning where the machine was not as fast beside one as beside the other."""
     if row.pace is None or other.pace is None:
         return ""
@@ -106,8 +111,9 @@ def _is(row: Row, steps: int, *, guided: bool) -> bool:
     )
 
 
-def _bounds(slow: Timing, fast: Timing) -> tuple[float | None, float | None]:
-    """From the ends of both intervals: wider than 95 %."""
+def ratio(slow: Timing, fast: Timing) -> tuple[float, float | None, float | None]:
+    """Of the medians, with an interval from the ends of both: wider than 95 %."""
+    found = slow.median / fast.median
     if slow.low is None or slow.high is None or fast.low is None or fast.high is None:
-        return None, None
-    return slow.low / fast.high, slow.high / fast.low
+        return found, None, None
+    return found, slow.low / fast.high, slow.high / fast.low

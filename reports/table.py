@@ -47,7 +47,8 @@ class Table:
         )
         self.groups = [(name, rows) for name, rows in parts if rows]
         self._overhead = overhead_bound(self.rows)
-        self._best = {metric.title: best.row.key for metric in self.metrics if (best := metric.best())}
+        ranked = ((metric.title, metric.comparable().best()) for metric in self.metrics)
+        self._best = {title: best.row.key for title, best in ranked if best}
 
     def fields(self, row: Row) -> list[Field]:
         """Latency, real-time factor, memory, then one field per metric."""

@@ -48,8 +48,10 @@ def size(count: int) -> str:
     return f"{count}\u00a0B"
 
 
-def times(ratio: float) -> str:
-    """A ratio: `3.4×`."""
+def times(ratio: float, low: float | None = None, high: float | None = None) -> str:
+    """A ratio with the digits that its interval determines: `3.4×`."""
+    if low is not None and high is not None:
+        return f"{number(ratio, low, high)}×"
     return f"{ratio:.3g}×" if ratio < 100 else f"{ratio:.0f}×"
 
 

@@ -62,8 +62,9 @@ def _best(metric: Metric, best: Point) -> Markup:
 
 def _cheapest(metric: Metric, best: Point) -> tuple[Point, Markup]:
     """The fastest setting whose interval reaches the best score, and the sentence that says so."""
+    here = [point for point in metric.systems if point.environment == best.environment]
     cheaper = sorted(
-        (point for point in metric.systems if point.seconds < best.seconds and not point.row.masked),
+        (point for point in here if point.seconds < best.seconds and not point.row.masked),
         key=lambda point: point.seconds,
     )
     if not cheaper:
@@ -71,17 +72,29 @@ def _cheapest(metric: Metric, best: Point) -> tuple[Point, Markup]:
     reaching = next((point for point in cheaper if point.reaches(best)), None)
     nearest = reaching or min(cheaper, key=lambda point: point.cost)
     wording = (
-        "The cheapest setting whose 95&nbsp;% interval reaches that score is {} with {}, {} faster{}."
+        "The cheapest setting whose 95&nbsp;% interval reaches that score is {} with {}, {}{}."
         if reaching
-        else "No faster setting has a 95&nbsp;% interval that reaches it; the nearest is {} with {}, {} faster{}."
+        else "No faster setting has a 95&nbsp;% interval that reaches it; the nearest is {} with {}, {}{}."
     )
     sentence = Markup(wording).format(
         link(nearest.row),
         _score(nearest),
-        text.times(best.seconds / nearest.seconds),
-        ", though the intervals of the two latencies overlap" if _overlap(nearest.row, best.row) else "",
+        _faster(nearest, best),
+        (", though the intervals of the two latencies overlap" if _overlap(nearest.row, best.row) else "")
+        + speedup.pace(nearest.row, best.row),
     )
     return reaching or best, sentence
+
+
+def _faster(point: Point, best: Point) -> Markup:
+    """How much less time a clip takes, of a batch its share, with an interval where both times have one."""
+    ratio, low, high = best.seconds / point.seconds, None, None
+    if point.row.latency and best.row.latency:
+        whole, low, high = speedup.ratio(best.row.latency, point.row.latency)
+        share = ratio / whole
+        low, high = (None if bound is None else bound * share for bound in (low, high))
+    hover = "from the ends of both 95 % intervals, and so wider than one of 95 %"
+    return Markup("{} faster{}").format(text.times(ratio, low, high), speedup.bounds(ratio, low, high, hover))
 
 
 def _overlap(faster: Row, slower: Row) -> bool:
@@ -109,9 +122,10 @@ def _pace(factor: Timing) -> str:
     """How fast against playback, where the interval says."""
     if factor.low is not None and factor.high is not None and factor.low < 1 < factor.high:
         return EVEN
+    found = (factor.median, factor.low, factor.high)
     if factor.median <= 1:
-        return f"{text.times(1 / factor.median)} faster than it plays"
-    return f"{text.times(factor.median)} slower than it plays"
+        return f"{text.times(*speedup.inverse(*found))} faster than it plays"
+    return f"{text.times(*found)} slower than it plays"
 
 
 def _disturbed(row: Row) -> bool:

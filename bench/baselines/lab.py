@@ -130,10 +130,7 @@ class Lab:
             generator=[torch.Generator().manual_seed(request.seed) for request in requests],
             output_type="np",
         )
-        if (
-            images is None and output.images is not None
-        ):  # the generated picture, before the video's own frame 0
-            images = to_uint8((output.images / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy())
+        # A picture that was drawn is no `first_frames`: it is handed over as a latent, so frame 0 is that picture.
         return Output(to_uint8(output.frames), images)
 
     @staticmethod

@@ -61,22 +61,27 @@ def write(
     ways: tuple[Sparsity, ...],
     folder: Path,
     calibrate: Callable[[Magic141Pipeline], Calibration] | None = None,
+    precision: str = "float32",
 ) -> dict[str, int]:
     """Sparsify `model` in the `ways` that `text` names, and seal it in `folder`, whole or not at all.
 
     `calibrate` makes what criteria other than magnitude must know of data (`magic141.train.calibrate.losses`).
+    `precision` is the transformer's, a floating dtype of torch: what is quantised computes in it alone.
     Returns the bytes of the transformer's parameters, "before" and "after".
 
     Raises:
         InputError: as `check_output`, `check_ways` and `magic141.sparsify.apply`: pruned or quantised twice.
         UnsupportedError: this machine lacks what the ways need.
     """
+    import torch
+
     from magic141.pipeline import Magic141Pipeline
 
     check_output(folder)
     check_ways(text, ways)
     source = weights.resolve(model)
-    pipe = Magic141Pipeline.from_pretrained(source)
+    dtype = {"transformer": getattr(torch, precision), "default": torch.float32}
+    pipe = Magic141Pipeline.from_pretrained(source, dtype=dtype)
     before = parameter_bytes(pipe.transformer)
     known = calibrate(pipe) if calibrate is not None and need_calibration(ways) else ()
     apply(pipe, *ways, calibration=known)
@@ -92,7 +97,8 @@ def write(
             criterion="".join({f", by {way.criterion}" for way in ways if way.kind in PRUNED})
             + ", refitted" * any(way.refit for way in ways),
             option="".join({f" --criterion {way.criterion}" for way in ways if way.kind in PRUNED})
-            + " --refit" * any(way.refit for way in ways),
+            + " --refit" * any(way.refit for way in ways)
+            + f" --precision {precision}" * (precision != "float32"),
             source=weights.fingerprint(source),
             after=after,
             before=before,

@@ -169,7 +169,9 @@ def test_a_stranger_with_a_model_is_not_made_by_our_command(make, tmp_path):
 def test_in_bf16_the_vae_stays_in_fp32_as_the_bench_had_it(make, tmp_path):
     made = make.record("x", 4, knobs=OURS | {"precision": "bf16"}, adapter=LAB)
     (row,) = rows(load([make.run(tmp_path / "run", [made])]))
-    assert "--precision bfloat16" in command(row)  # which leaves the VAE alone, too: tests/magic141/test_cli.py
+    assert "--precision bfloat16" in command(
+        row
+    )  # which leaves the VAE alone, too: tests/magic141/test_cli.py
     code = python(row)
     compile(code, "row", "exec")
     assert "dtype" not in code
@@ -189,3 +191,26 @@ def test_the_panel_is_a_table_and_its_script_has_all_it_needs(found, tmp_path):
     for name in ("limit-seconds", "limit-memory", "limit-quality", "budget-answer"):
         assert f'id="{name}"' in panel
     assert "No setting beats these" in html
+
+
+def test_a_few_bytes_decide_nothing(make, tmp_path):
+    """Slower, worse, and smaller by sixteen bytes of forty million: dominated."""
+    cells = [cell(make, "good", 2, 1.0, 40_354_258), cell(make, "bad", 8, 2.0, 40_354_242)]
+    found = settings(metrics(rows(load([make.run(tmp_path / "run", cells)])))[0])
+    assert [one.row.system for one in front(found)] == ["good"]
+    assert budget(found).choices[0].smallest.row.system == "good"
+
+
+def test_settings_of_two_environments_do_not_dominate_each_other(make, tmp_path):
+    cells = [cell(make, "here", 8, 1.0, 100), cell(make, "there", 2, 0.9, 90, fingerprint="e" * 16)]
+    found = settings(metrics(rows(load([make.run(tmp_path / "run", cells)])))[0])
+    assert {one.row.system for one in front(found)} == {"here", "there"}
+    assert {one.row.system for one in budget(found).settings} == {"here"}
+
+
+def test_what_is_quantised_in_bf16_is_asked_for_in_bf16(make, tmp_path):
+    knobs = OURS | {"precision": "bf16", "sparsity": "int8"}
+    (row,) = rows(load([make.run(tmp_path / "run", [make.record("x", 4, knobs=knobs, adapter=LAB)])]))
+    sparsify, generate = command(row).splitlines()
+    assert "--sparsity int8 --precision bfloat16 -o" in sparsify
+    assert generate.endswith("--precision bfloat16")

@@ -1,5 +1,6 @@
 """One curve a knob: cells that differ in it and in nothing else."""
 
+from bench.records import Prompts
 from reports.build import build
 from reports.curves import curves
 from reports.load import load
@@ -40,3 +41,10 @@ def test_a_knob_of_cells_without_the_first_score_has_another(make, tmp_path):
     html = build([folder], tmp_path / "r.html").read_text("utf-8")
     assert "One knob at a time" in html
     assert "last-colour by window" in html
+
+
+def test_other_prompts_are_no_line_of_a_curve(make, tmp_path):
+    few = Prompts(source="world test 0..15", count=16, sha256="b" * 64)
+    cells = [make.record(steps=4, knobs={"batch_size": 1}), make.record(steps=4, knobs={"batch_size": 2})]
+    cells.append(make.record(steps=4, knobs={"batch_size": 16}, prompts=few))
+    assert found(make.run(tmp_path / "run", cells))["batch_size"].values == ["1", "2"]

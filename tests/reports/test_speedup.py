@@ -54,7 +54,7 @@ def test_four_steps_without_guidance_are_compared_with_twenty_eight_with_it_of_t
 def test_the_verdict_prints_the_ceiling_beside_the_gain(found):
     sentences = verdict(found, next(iter(metrics(found)), None))
     said = re.sub("<[^>]+>", "", str(sentences[-1])).replace("\u2009", " ").replace("\u00a0", " ")
-    assert said.startswith("student · 4 steps is 6.25× faster [")
+    assert said.startswith("student · 4 steps is 6.2× faster [5.5 – 7.0] than")
     assert said.endswith("with denoising that took no time it would be 10× (Amdahl&rsquo;s ceiling).")
 
 
@@ -69,7 +69,7 @@ def test_all_that_are_compared_with_one_setting_share_a_sentence(make, tmp_path)
     said = re.sub("<[^>]+>", "", str(verdict(shown, next(iter(metrics(shown)), None))[-1]))
     said = re.sub(r" \[.*?\]", "", said.replace("\u2009", " ").replace("\u00a0", " "))
     assert said.startswith(
-        "student · 4 steps is 4× faster, thin · 4 steps is 5× faster and thinner · 4 steps is 6.25× faster than teacher"
+        "student · 4 steps is 4.0× faster, thin · 4 steps is 5.0× faster and thinner · 4 steps is 6.2× faster than"
     )
     assert said.count("Amdahl") == 1
 
@@ -78,7 +78,7 @@ def test_what_takes_longer_is_called_slower(make, tmp_path):
     cells = [cell(make, "teacher", 28, 2.0, 0.7), cell(make, "student", 4, 1.0, 1.9)]
     shown = rows(load([make.run(tmp_path / "run", cells)]))
     said = re.sub("<[^>]+>", "", str(verdict(shown, next(iter(metrics(shown)), None))[-1]))
-    assert said.replace("\u2009", " ").startswith("student · 4\u00a0steps is 2× slower [1.78 – 2.25] than")
+    assert said.replace("\u2009", " ").startswith("student · 4\u00a0steps is 2.00× slower [1.78 – 2.25] than")
 
 
 def test_without_a_student_there_is_nothing_to_compare(make, tmp_path):

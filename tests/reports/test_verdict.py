@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from bench.records import DISTURBED, MASKED, Timing
+from bench.records import DISTURBED, MASKED, Prompts, Timing
 from reports.load import load
 from reports.metrics import Point, metrics
 from reports.rows import rows
@@ -38,7 +38,7 @@ def test_best_cheapest_and_speed(make, tmp_path):
     )
     assert second == (
         "The cheapest setting whose 95 % interval reaches that score is lab-teacher · 8 steps with "
-        "1.10 [0.90 – 1.30], n = 64, 3× faster."
+        "1.10 [0.90 – 1.30], n = 64, 3.0× faster [2.7 – 3.4]."
     )
     assert third.startswith("lab-teacher · 8 steps makes one second of video in 0.211 s")
     assert third.endswith("4.75× faster than it plays, warm, on 2 cores of AMD EPYC 7B13.")
@@ -55,7 +55,7 @@ def test_an_interval_that_stops_short_does_not_reach(make, tmp_path):
 def test_latencies_that_cannot_be_told_apart_are_said_to_overlap(make, tmp_path):
     cells = [cell(make, 27, 1.1, 0.2), cell(make, 28, 1.0, 0.2)]
     _, second, _ = read(make.run(tmp_path / "run", cells))
-    assert second.endswith("1.03× faster, though the intervals of the two latencies overlap.")
+    assert second.endswith("1.03× faster [0.92 – 1.17], though the intervals of the two latencies overlap.")
 
 
 def test_the_fastest_may_be_the_best(make, tmp_path):
@@ -178,3 +178,21 @@ def test_scores_of_different_protocols_are_different_metrics(make, tmp_path):
         ("fvd-world, protocol 2", 1),
     ]
     assert found[0].best().row.steps == 8
+
+
+def test_times_of_two_environments_are_not_compared(make, tmp_path):
+    """The better one by a hair ran elsewhere, where all takes longer: the setting beside it is compared with."""
+    first = make.run(tmp_path / "a", [cell(make, 8, 1.05, 0.2), cell(make, 28, 1.0, 0.2)])
+    elsewhere = cell(make, 2, 1.1, 0.2, fingerprint="e" * 16)
+    second = make.run(tmp_path / "b", [elsewhere])
+    found = rows(load([first, second]))
+    said = re.sub("<[^>]+>", "", str(verdict(found, metrics(found)[0])[1]))
+    assert "8\u00a0steps" in said
+    assert "2\u00a0steps" not in said.replace("28\u00a0steps", "")
+
+
+def test_only_the_same_prompts_are_ranked(make, tmp_path):
+    few = Prompts(source="world test 0..15", count=16, sha256="b" * 64)
+    cells = [cell(make, 2, 0.5, 0.1, prompts=few), cell(make, 8, 1.1, 0.1), cell(make, 28, 1.0, 0.1)]
+    (main,) = metrics(rows(load([make.run(tmp_path / "run", cells)])))
+    assert main.comparable().best().row.steps == 28

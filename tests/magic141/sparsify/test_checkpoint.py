@@ -142,3 +142,27 @@ def test_the_pruned_checkpoint_that_ships_is_used_by_name() -> None:
     assert pruned.transformer.config.pruned_mlp_ratio == 0.625
     assert parameter_bytes(pruned.transformer) <= 0.6 * parameter_bytes(lab.transformer)
     weights.verify(weights.resolve("lab-student-p42"))
+
+
+@pytest.mark.skipif(not HAS_TORCHAO, reason="torchao is not installed")
+def test_quantised_in_bfloat16_it_computes_in_bfloat16(own: Path, tmp_path: Path) -> None:
+    """The two commands that a report prints for such a setting."""
+    made = ["--model", "dense", "--sparsity", "int8", "--precision", "bfloat16"]
+    assert sparsify(own, *made, "-o", own / "half").exit_code == 0
+    assert "--sparsity int8 --precision bfloat16`" in (own / "half" / "README.md").read_text("utf-8")
+    clip = [
+        "generate",
+        "a small red ring",
+        "-o",
+        str(tmp_path / "clip.mp4"),
+        "--model",
+        "half",
+        "--steps",
+        "1",
+    ]
+    runner = CliRunner(env={"MAGIC141_WEIGHTS": str(own)})
+    result = runner.invoke(app, [*clip, "--frames", "5", "--precision", "bfloat16"])
+    assert result.exit_code == 0, result.output
+    result = runner.invoke(app, [*clip, "--frames", "5"])
+    assert result.exit_code == 2
+    assert "quantised from torch.bfloat16" in " ".join(result.stderr.split())
