@@ -146,7 +146,7 @@ def calibrate(
     names = check_metrics(metrics.split(",") if metrics else None)
     from dataclasses import asdict
 
-    from evals import lab
+    from evals import command, lab
     from evals.judge_exam import FIRST, known_clips
     from evals.results import check_writable
     from magic141.data.world import World
@@ -157,18 +157,13 @@ def calibrate(
     scenes = World().scenes("test", FIRST + 100_000, clips)
     given = None
     found: dict[str, dict[str, object]] = {}
-    table = Table("score")
-    cells: dict[str, list[str]] = {name: [] for name in names}
+    values: dict[str, dict[str, float]] = {}
     for row, frames in known_clips(scenes):
         given = frames[:, 0] if given is None else given
         scores = lab.score(frames, scenes, given, metrics=names).aggregate
-        table.add_column(row)
         found[row] = {name: asdict(value) for name, value in scores.items()}
-        for name in names:
-            cells[name].append(f"{scores[name].value:.3f}" if name in scores else "-")
-    for name, values in cells.items():
-        table.add_row(name, *values)
-    console.print(table)
+        values[row] = {name: value.value for name, value in scores.items()}
+    command.show_calibration(names, values, console)
     if json_out:
         json_out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

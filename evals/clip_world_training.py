@@ -138,7 +138,10 @@ def train(
 
     The folder that open_clip reads goes to `output` at the end. A budget stops (and checkpoints) after so many
     minutes.
+
+    Raises InputError where the samples fill no batch, and where `folder` holds another run.
     """
+    steps = training.steps_of(config.samples, config.batch_size)
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     tokenizer = make_tokenizer()
@@ -150,7 +153,6 @@ def train(
         lr=config.learning_rate,
         betas=(0.9, 0.98),
     )
-    steps = config.samples // config.batch_size
     model.train()
 
     def update(step: int) -> dict[str, Tensor]:
@@ -169,7 +171,14 @@ def train(
 
     parts: dict[str, training.Part] = {"model": model, "optimizer": optimizer}
     seconds = training.run(
-        "clip-world", folder, parts, steps, update, every=20, budget_minutes=budget_minutes
+        "clip-world",
+        folder,
+        parts,
+        steps,
+        update,
+        asked=asdict(config),
+        every=20,
+        budget_minutes=budget_minutes,
     )
     if seconds is None:
         return False

@@ -155,7 +155,7 @@ def _decoded(source: Source) -> Iterator[Frame]:
                     if packet.is_corrupt or frame.is_corrupt:
                         raise ClipError(source.name, f"damaged or cut off at packet {packets}")
                     end = max(end, frame.time or 0.0)
-                    yield np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+                    yield _upright(frame)
             frame_time = float(1 / stream.average_rate) if stream.average_rate else 0.0
     except (av.error.FFmpegError, OSError) as error:
         raise ClipError(source.name, _reason(error)) from error
@@ -166,6 +166,12 @@ def _decoded(source: Source) -> Iterator[Frame]:
         raise ClipError(source.name, f"cut off: {end + frame_time:.2f} of {length:.2f} seconds")
     if source.path.suffix.lower() == ".gif" and not _gif_ends(source.path):
         raise ClipError(source.name, "cut off: the GIF has no end mark")
+
+
+def _upright(frame: av.VideoFrame) -> Frame:
+    """As players show it: phones store a picture on its side, and the quarter turns that set it up."""
+    pixels = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
 
 
 def _announced(container: av.container.InputContainer, stream: av.VideoStream) -> tuple[int, float]:
@@ -182,14 +188,31 @@ def _gif_ends(path: Path) -> bool:
         return file.read().rstrip(b"\0").endswith(b";")
 
 
+def read_image(path: Path) -> Frame:
+    """An image file, upright, as uint8 (H, W, 3) RGB; greys of 16 bits are brought to 8.
+
+    Raises:
+        InputError: its pixels have no white, so that nobody knows how bright they are.
+        OSError, ValueError, SyntaxError, Image.DecompressionBombError: it is missing, no image, damaged or too large.
+    """
+    with Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I;16"):  # `convert` would cut them, and those of "I" and "F", at 255
+        upright = Image.fromarray((np.asarray(upright) / 257).round().astype(np.uint8))
+    if upright.mode in ("I", "F"):
+        raise InputError(f"pixels of mode {upright.mode!r} have no white; convert it to 8 or 16 bits")
+    return np.asarray(upright.convert("RGB"), dtype=np.uint8)
+
+
 def _images(source: Source) -> Iterator[Frame]:
     names = [path for path in source.path.iterdir() if path.suffix.lower() in IMAGES]
     for path in sorted(names, key=lambda path: _natural(path.name)):
         if path.name.startswith("."):
             continue
         try:
-            with Image.open(path) as image:
-                yield np.asarray(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
+            yield read_image(path)
+        except InputError as error:
+            raise ClipError(source.name, f"{path.name}: {error}") from error
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             empty = path.stat().st_size == 0
             reason = "empty file (0 bytes)" if empty else "no image, or damaged"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -150,6 +149,26 @@ def show_exam(answers: Sequence[Answer], console: Console) -> None:
     console.print(table)
 
 
+def show_calibration(
+    names: Sequence[str], values: Mapping[str, Mapping[str, float]], console: Console
+) -> None:
+    """Print a line a score: its value on each of the known clips in `values`, of which it may lack some."""
+    # Eighty columns hold all names, and all digits that tell something.
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("score", no_wrap=True)
+    for known in values:
+        table.add_column(known, justify="right")
+    for name in names:
+        table.add_row(name, *(_digits(scores.get(name)) for scores in values.values()))
+    console.print(table)
+
+
+def _digits(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
 def show_drift(
     name: str, rows: Sequence[dict[str, str | float | None]], notes: Sequence[str], console: Console
 ) -> None:
@@ -178,8 +197,9 @@ def _images(folder: Path, names: Sequence[str]) -> dict[str, Frame]:
         if path is None:
             continue
         try:
-            with Image.open(path) as image:
-                found[name] = np.asarray(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
+            found[name] = clips.read_image(path)
+        except InputError as error:
+            raise InputError(f"{str(path)!r} cannot be used: {error}") from error
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise InputError(f"{str(path)!r} cannot be read as an image; replace it") from error
     if not found:

@@ -98,7 +98,10 @@ def train(
     """Train, checkpointing in `folder` every two minutes and resuming from there; True when finished.
 
     Weights and card go to `output` at the end. A budget stops (and checkpoints) after so many minutes.
+
+    Raises InputError where the samples fill no batch, and where `folder` holds another run.
     """
+    steps = training.steps_of(config.samples, config.batch_size)
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     world = World()
@@ -109,7 +112,6 @@ def train(
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
     )
-    steps = config.samples // config.batch_size
     if not (folder / training.CHECKPOINT).exists():
         sample = make_batch(_scenes(world, 0, 256), torch.Generator().manual_seed(config.seed)).bands
         decoders.band_mean.copy_(sample.mean(0))
@@ -129,7 +131,16 @@ def train(
         return losses
 
     parts: dict[str, training.Part] = {"model": model, "decoders": decoders, "optimizer": optimizer}
-    seconds = training.run("judge", folder, parts, steps, update, every=50, budget_minutes=budget_minutes)
+    seconds = training.run(
+        "judge",
+        folder,
+        parts,
+        steps,
+        update,
+        asked=asdict(config),
+        every=50,
+        budget_minutes=budget_minutes,
+    )
     if seconds is None:
         return False
     facts = {

@@ -5,11 +5,12 @@ a second,
 
     m = mean over t of |p(t + LAG) - p(t)| / LAG      [px/frame],
 
-on tracks sampled at the middle of frames (1, 2), (3, 4), …: the given first frame is no credit. The ratio of a set of
-clips is sum(m of the clip, tracked by the judge) / sum(m of its scene's truth, exact): the speed of a scene is hidden
-from the generator, so single clips differ from their truth, but the sums agree for a generator that draws speeds as
-the world does. Scenes whose subject rests (still, pulse) have nothing to divide by and are left out; so are scenes
-where a second object is in view, because then it is ambiguous which one is tracked. 1 is truth, 0 a still picture.
+on tracks sampled at frames 3, 7, 11, …, the middles of the judge's groups: the given first frame is no credit. The
+ratio of a set of clips is sum(m of the clip, tracked by the judge) / sum(m of its scene's truth, exact): the speed of
+a scene is hidden from the generator, so single clips differ from their truth, but the sums agree for a generator that
+draws speeds as the world does. Scenes whose subject rests (still, pulse) have nothing to divide by and are left out;
+so are scenes where a second object is in view, because then it is ambiguous which one is tracked. 1 is truth, 0 a
+still picture.
 
 LAG trades the tracker's noise (long is better) against paths that curve back within it (short is better). The tracker
 looks at 5 frames at a time, and knows of the others only what the subject looks like at first, so that a still picture

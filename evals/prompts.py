@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -47,7 +48,7 @@ def read_prompts(path: Path) -> dict[str, Origin]:
     found: dict[str, Origin] = {}
     for number, row in rows:
         where = f"{path.name}, line {number}"
-        name = _value(row, NAME_COLUMNS, where).replace("\\", "/").removeprefix("./")
+        name = _normal(_value(row, NAME_COLUMNS, where).replace("\\", "/").removeprefix("./"))
         if name in found:
             raise InputError(f"{where}: {name!r} is named twice; keep one line")
         seed = row.get("seed")
@@ -60,24 +61,33 @@ def read_prompts(path: Path) -> dict[str, Origin]:
 def match(names: Iterable[str], origins: Mapping[str, Origin]) -> dict[str, Origin]:
     """Clip name -> origin: by the whole name, else by the last part of the path, else by that without its suffix.
 
-    A clip that nothing names, or that two lines could mean, is left out.
+    A clip that nothing names, or that two lines could mean, is left out; so is one that shares only a part of its name
+    with a line, where that names another clip whole.
     """
-    tables: list[dict[str, list[Origin]]] = [{}, {}, {}]
-    for key, origin in origins.items():
+    tables: list[dict[str, list[str]]] = [{}, {}, {}]
+    for key in origins:
         for table, part in zip(tables, _parts(key), strict=True):
-            table.setdefault(part, []).append(origin)
+            table.setdefault(part, []).append(key)
+    clips = {name: _parts(name) for name in names}
+    taken = {key for whole, *_ in clips.values() for key in tables[0].get(whole, [])}
     found = {}
-    for name in names:
-        hits = (table.get(part, []) for table, part in zip(tables, _parts(name), strict=True))
+    for name, parts in clips.items():
+        hits = [table.get(part, []) for table, part in zip(tables, parts, strict=True)]
         candidates = next((hit for hit in hits if hit), [])
-        if len(candidates) == 1:
-            found[name] = candidates[0]
+        if len(candidates) == 1 and (hits[0] or candidates[0] not in taken):
+            found[name] = origins[candidates[0]]
     return found
 
 
 def _parts(name: str) -> tuple[str, str, str]:
-    path = PurePosixPath(name)
-    return name, path.name, path.stem
+    whole = _normal(name)
+    path = PurePosixPath(whole)
+    return whole, path.name, path.stem
+
+
+def _normal(name: str) -> str:
+    """Some file systems take an accent off its letter, and editors put it back on."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _lines(text: str) -> list[tuple[int, str]]:

@@ -13,10 +13,19 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from magic141.errors import InputError
+
 CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_SECONDS = 120
 
 Part = nn.Module | torch.optim.Optimizer
+
+
+def steps_of(samples: int, batch_size: int) -> int:
+    """Whole batches in `samples`. Raises InputError where there is none: nothing would be learned."""
+    if samples < batch_size:
+        raise InputError(f"samples={samples} must be at least {batch_size}, which is one batch")
+    return samples // batch_size
 
 
 def run(
@@ -26,6 +35,7 @@ def run(
     steps: int,
     update: Callable[[int], dict[str, Tensor]],
     *,
+    asked: Mapping[str, float],
     every: int,
     budget_minutes: float | None,
 ) -> float | None:
@@ -33,11 +43,16 @@ def run(
 
     Resumes from the checkpoint of `parts` in `folder`. What `update` returns of every `every`-th step goes to
     `loss.jsonl` there, and to the bar.
+
+    asked: all that decides the weights, by name; it goes into the checkpoint.
+
+    Raises InputError where the checkpoint is of a run that was asked otherwise, or of a version that did not say.
     """
     checkpoint = folder / CHECKPOINT
     first, spent = 0, 0.0
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
+        _check_same(saved.get("asked"), asked, checkpoint)
         for key, part in parts.items():
             part.load_state_dict(saved[key])
         first, spent = saved["step"], saved["seconds"]
@@ -45,7 +60,7 @@ def run(
 
     def save(step: int) -> None:
         state: dict[str, Any] = {key: part.state_dict() for key, part in parts.items()}
-        state |= {"step": step, "seconds": spent + time.monotonic() - began}
+        state |= {"asked": dict(asked), "step": step, "seconds": spent + time.monotonic() - began}
         torch.save(state, folder / "checkpoint.tmp")
         os.replace(folder / "checkpoint.tmp", checkpoint)
 
@@ -72,3 +87,16 @@ def run(
                 return None
     save(steps)
     return spent + time.monotonic() - began
+
+
+def _check_same(saved: Mapping[str, float] | None, asked: Mapping[str, float], checkpoint: Path) -> None:
+    if saved is None:
+        raise InputError(
+            f"{checkpoint} is of an older version, which did not say of what run: train in another folder (--out)"
+        )
+    for name, value in asked.items():
+        if saved.get(name) != value:
+            raise InputError(
+                f"{checkpoint} is of a run with {name}={saved.get(name)}, and {value} is asked: ask for the same, or "
+                "train in another folder (--out)"
+            )

@@ -15,6 +15,7 @@ import typer
 
 from magic141.errors import InputError, Magic141Error
 from magic141.train import ending
+from magic141.train.folders import check_folder
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 Out = Annotated[Path, typer.Option(help="Folder of checkpoints, loss curves and stage weights.")]
@@ -86,6 +87,9 @@ def command_of(stage: str, minutes: float, most: int) -> Callable[..., None]:
 
         from magic141.train import recipes
 
+        check_folder(out / stage, "--out")
+        if latents is not None:
+            check_folder(latents, "--latents")
         if threads:
             torch.set_num_threads(threads)
         run = recipes.Run(
@@ -161,6 +165,7 @@ def distill(
     """Train a student of few steps; resumes what --out holds of it."""
     from magic141 import weights
 
+    check_folder(out / (name or method.value), "--out")
     folders = [None if source is None else weights.resolve(source) for source in (teacher, initial)]
     import torch
 
@@ -238,6 +243,7 @@ def recover(
     """Prune, and train what is left to say what the dense model says; resumes what --out holds of it."""
     from magic141 import weights
 
+    check_folder(out / (name or "recover"), "--out")
     folder = weights.resolve(dense)
     earlier = None if initial is None else weights.resolve(initial)
     import torch
@@ -284,6 +290,7 @@ def transplant(
     from magic141 import weights
     from magic141.train import transplant as transplanting
 
+    check_folder(out / name, "--out")
     changed, original, cut = (weights.resolve(source) for source in (student, dense, pruned))
     left = transplanting.run(changed, original, cut, strength, out / name)
     typer.echo(f"{out / name / 'student'}; as the pruned model has them: {', '.join(left) or 'none'}")
@@ -320,6 +327,7 @@ def prior(
     """Train image to video alone, to compare how fast it learns with parts of the prior."""
     from magic141 import weights
 
+    check_folder(out / (name or kind.value), "--out")
     folder = weights.resolve(base)
     if initial is not None and not initial.is_file():
         raise InputError(f"--initial {initial} is no file: name the denoiser.pt that stage t2i left")

@@ -27,12 +27,13 @@ from magic141.train.consistency import ConsistencyDistillation
 from magic141.train.dmd2 import Critic, Dmd2, Recipe
 from magic141.train.fields import Text
 from magic141.train.flow import Batch, Sampler
+from magic141.train.folders import same_plan
 from magic141.train.i2v import FRAMES, IMAGES_PER_CLIP
 from magic141.train.latents import CLIPS, IMAGES, LONG, LatentSet, SetSpec, encode_sets
 from magic141.train.loop import Progressed, Settings, autocast, fit
 from magic141.train.method import Distillation
 from magic141.train.resident import sampler_on
-from magic141.train.student import named, same_plan, store
+from magic141.train.student import named, store
 from magic141.train.trajectory import TrajectoryRegression
 from magic141.transformer import Magic141Transformer3DModel
 
@@ -174,10 +175,10 @@ def run(
             f"batch_size={settings.batch_size}: a row learns one of {plan.steps} steps, so give at least as many rows"
         )
     device, folder = settings.device, settings.out
-    models = {"teacher": weights.fingerprint(teacher), "initial": initial and weights.fingerprint(initial)}
-    same_plan(folder, {**vars(plan), "tasks": list(plan.tasks), "seed": settings.seed, **models})
     pipe = Magic141Pipeline.from_pretrained(teacher)
     student = pipe.transformer if initial is None else Magic141Pipeline.from_pretrained(initial).transformer
+    models = {"teacher": weights.fingerprint(teacher), "initial": initial and weights.fingerprint(initial)}
+    same_plan(folder, {**vars(plan), "tasks": list(plan.tasks), "seed": settings.seed, **models})
     world = World(stated=plan.stated, events=plan.events, terse=plan.terse)
     specs = [TASKS[task].source for task in plan.tasks]
     sets = encode_sets(latents, specs, stored, world, pipe.vae.to(device), pipe.text_encoder.to(device))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import subprocess
@@ -14,7 +15,13 @@ if TYPE_CHECKING:
 
 
 def leave(stage: str, seen: Progressed, folder: Path, seed: int, device: str) -> None:
-    """Write `card.json` and `loss.png` into the folder of a run that has ended; `seen` is what its loop returned."""
+    """Write `card.json` and `loss.png` into the folder of a run that has ended; `seen` is what its loop returned.
+
+    Where it took no step since they were written, they stay: they name the command and the commit that trained.
+    """
+    path = folder / "card.json"
+    if path.exists() and vars(seen).items() <= json.loads(path.read_text("utf-8")).items():
+        return
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
@@ -26,9 +33,9 @@ def leave(stage: str, seen: Progressed, folder: Path, seed: int, device: str) ->
         "machine": f"{platform.machine()}, {platform.system()}, {_named(device)}",
         **vars(seen),
     }
-    (folder / "card.json").write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
-    if (folder / "loss.jsonl").stat().st_size:
-        _plot(folder)
+    path.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+    if points := _points(folder / "loss.jsonl"):
+        _plot(points, folder / "loss.png")
 
 
 def _named(device: str) -> str:
@@ -39,13 +46,20 @@ def _named(device: str) -> str:
     return torch.cuda.get_device_name(device)
 
 
-def _plot(folder: Path) -> None:
+def _points(path: Path) -> list[dict[str, float]]:
+    """The points of a loss curve, but those that a run which was killed wrote in part."""
+    points = []
+    for line in path.read_text("utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            points.append(json.loads(line))
+    return points
+
+
+def _plot(points: list[dict[str, float]], path: Path) -> None:
     import matplotlib
     import pandas as pd
 
     matplotlib.use("Agg")
-    curve = (
-        pd.read_json(folder / "loss.jsonl", lines=True).set_index("samples").drop(columns=["step", "seconds"])
-    )
+    curve = pd.DataFrame(points).set_index("samples").drop(columns=["step", "seconds"])
     axes = curve.ewm(span=20).mean().plot(subplots=True, figsize=(7, 2 * len(curve.columns)), grid=True)
-    axes[0].figure.savefig(folder / "loss.png", dpi=100, bbox_inches="tight")
+    axes[0].figure.savefig(path, dpi=100, bbox_inches="tight")

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from transformers import CLIPModel, PreTrainedTokenizerFast
 
 from magic141.conditioning import encode_ids, known_channels, prior, tokenize, unit, visible
+from magic141.errors import InputError
 from magic141.presets import LAB
 from magic141.scheduler import interpolate, shift_time
 from magic141.train.latents import LatentSet
@@ -116,6 +119,31 @@ class Denoiser(nn.Module):
         # Nearly pure noise tells nothing about places, but a first frame and a caption do: where objects will go.
         place = place.mean() if batch.known else (place * (1 - t)[:, None]).mean()
         return {"loss": flow + PLACE_WEIGHT * place, "v": error.detach().mean(), "place": place.detach()}
+
+
+_OF_NO_DENOISER = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    UnpicklingError,
+)
+"""What torch raises for a file that is not its own, or holds something else."""
+
+
+def read_denoiser(
+    path: Path, image_condition_type: str | None = LAB.transformer.image_condition_type
+) -> Denoiser:
+    """What a stage left in the file `path`. Raises InputError where that is no denoiser."""
+    denoiser = Denoiser(image_condition_type)
+    try:
+        denoiser.load_state_dict(torch.load(path, weights_only=True))
+    except _OF_NO_DENOISER as error:
+        raise InputError(f"{path} is no denoiser: name the denoiser.pt that stage t2i or i2v left") from error
+    return denoiser
 
 
 def spread(logits: Tensor, cover: Tensor) -> Tensor:

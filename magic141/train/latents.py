@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPModel
 
 from magic141.autoencoder import GROUP, AutoencoderMagic141
@@ -134,7 +134,7 @@ def encode_set(
     Raises InputError where the set is begun with another autoencoder or image encoder.
     """
     marker = folder / spec.folder / "done.json"
-    made_by = _sha256(vae, clip)
+    made_by = encoders_sha256(vae, clip)
     found: dict[str, Any] = json.loads(marker.read_text()) if marker.exists() else {}
     done = found.get("rows", 0)
     if found.get("encoders", made_by) != made_by:
@@ -177,10 +177,15 @@ def encode_sets(
     }
 
 
-def _sha256(vae: AutoencoderMagic141, clip: CLIPModel) -> str:
-    """Of their weights as `pack` rounds them, so that packing changes nothing."""
+def encoders_sha256(vae: AutoencoderMagic141, clip: CLIPModel) -> str:
+    """What stored latents were made by, and what a transformer that learned from them belongs to."""
+    return rounded_sha256((vae, torch.float16), (clip, torch.bfloat16))
+
+
+def rounded_sha256(*parts: tuple[nn.Module, torch.dtype]) -> str:
+    """Of the weights of `parts`, each rounded to its type of 16 bits as `pack` rounds it: packing changes nothing."""
     digest = hashlib.sha256()
-    for model, dtype in ((vae, torch.float16), (clip, torch.bfloat16)):
+    for model, dtype in parts:
         for name, tensor in sorted(model.state_dict().items()):
             rounded = tensor.detach().to("cpu", dtype).contiguous().view(torch.int16)
             digest.update(name.encode() + rounded.numpy().tobytes())
@@ -188,12 +193,16 @@ def _sha256(vae: AutoencoderMagic141, clip: CLIPModel) -> str:
 
 
 def _grown(folder: Path, spec: SetSpec, count: int) -> LatentSet:
-    """The arrays of a set that is begun, made longer where `count` asks for more rows than they have."""
-    old = open_set(folder, spec, count)
-    if len(old) < count:
-        new = open_set(folder / "growing", spec, count, "w+")
-        for name in ("latents", "image_tokens", "cover"):
-            getattr(new, name)[: len(old)] = getattr(old, name)
-            os.replace(folder / "growing" / spec.folder / f"{name}.npy", folder / spec.folder / f"{name}.npy")
-        shutil.rmtree(folder / "growing")
+    """The arrays of a set that is begun, made longer where `count` asks for more rows than any of them has."""
+    old, names = open_set(folder, spec, count), ("latents", "image_tokens", "cover")
+    if any(len(getattr(old, name)) < count for name in names):
+        growing = folder / "growing"
+        new = open_set(growing, spec, count, "w+")
+        for name in names:
+            rows = getattr(old, name)
+            getattr(new, name)[: len(rows)] = rows
+        # Whole copies first: interrupted between two of these, the set has arrays of two lengths, and still all rows.
+        for name in names:
+            os.replace(growing / spec.folder / f"{name}.npy", folder / spec.folder / f"{name}.npy")
+        shutil.rmtree(growing)
     return open_set(folder, spec, count, "r+")

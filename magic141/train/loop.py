@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,8 @@ class Settings:
 
     snapshots: at so many evenly spaced points of the run its average is kept, the last of them at its end.
     compile: `torch.compile` the transformer (t2i, i2v and recover), where a compiler is.
+
+    Raises InputError for a length or rate that is none.
     """
 
     out: Path
@@ -56,6 +59,13 @@ class Settings:
     device: str = "cpu"
     snapshots: int = 0
     compile: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "batch_size", "lr", "budget_minutes"):
+            if not getattr(self, name) > 0:  # also of NaN
+                raise InputError(f"{name}={getattr(self, name)} must be above 0: leave it out for the usual")
+        if not (math.isfinite(self.lr) and 0 <= self.muon_lr < math.inf):
+            raise InputError(f"lr={self.lr}, muon_lr={self.muon_lr} must be finite: 1e-5 to 1e-2 are usual")
 
 
 @dataclass
@@ -116,6 +126,8 @@ def fit(
     run may be longer, and on another device.
     The loss curve goes to `loss.jsonl` beside it, one line every ten steps; a term that a step lacks keeps its last.
 
+    A run that has ended and is not made longer takes no step, and is returned as it was.
+
     solvers: where parts of the model learn in turns or at rates of their own; one without gradient stays as it is.
     keep: is given the average at each of `settings.snapshots` points, the last of them at the end.
 
@@ -130,6 +142,10 @@ def fit(
     rates = [group["lr"] for solver in solvers for group in solver.param_groups]
     seen, kept = Progressed(), 0
     asked = {name: getattr(settings, name) for name in ("lr", "muon_lr", "batch_size", "seed")}
+
+    def done() -> float:
+        return max(seen.samples / settings.samples, seen.seconds / 60 / settings.budget_minutes)
+
     if path.exists():
         saved = torch.load(path, weights_only=True, map_location=settings.device)
         _check_same(saved.get("asked"), asked, path)
@@ -137,7 +153,9 @@ def fit(
         average.load_state_dict(saved["average"])
         for solver, state in zip(solvers, saved["solvers"], strict=True):
             solver.load_state_dict(state)
-        seen, kept = Progressed(**saved["seen"]), saved["kept"]
+        seen = Progressed(**saved["seen"])
+        # Of a run made longer, the points of its new length that lie behind it.
+        kept = min(saved["kept"], int(min(done(), 1.0) * settings.snapshots))
 
     def save() -> None:
         state = {
@@ -151,15 +169,14 @@ def fit(
         torch.save(state, path.with_suffix(".tmp"))
         os.replace(path.with_suffix(".tmp"), path)
 
-    def done() -> float:
-        return max(seen.samples / settings.samples, seen.seconds / 60 / settings.budget_minutes)
-
+    first = seen.step
     started, last_save = time.monotonic() - seen.seconds, time.monotonic()
     last_terms, lost = dict[str, Tensor](), 0
     model.train()
     with _bar(settings.out.name) as show, (settings.out / "loss.jsonl").open("a") as log:
         while True:
-            seen.seconds = time.monotonic() - started
+            if seen.step > first:
+                seen.seconds = time.monotonic() - started
             share = min(done(), 1.0)
             if keep is not None and int(share * settings.snapshots) > kept:
                 keep(cast(Model, average.module), seen)

@@ -17,12 +17,13 @@ from magic141.data.world import World
 from magic141.pipeline import Magic141Pipeline
 from magic141.presets import LAB
 from magic141.scheduler import FlowMatchScheduler
-from magic141.train.flow import Denoiser, noised_tokens
+from magic141.train.flow import Denoiser, noised_tokens, read_denoiser
+from magic141.train.folders import same_plan
 from magic141.train.i2v import CONDITION_NOISE, FRAMES, SHIFT
 from magic141.train.latents import CLIPS, encode_sets
 from magic141.train.loop import Progressed, Settings, autocast, fit
 from magic141.train.resident import sampler_on
-from magic141.train.student import same_plan, store
+from magic141.train.student import store
 
 KINDS = {"both": "latent_concat", "latent": "latent_only", "tokens": "tokens_only"}
 """Parts of the prior that the model is shown, and how its configuration says so."""
@@ -35,16 +36,14 @@ def run(
 
     base: pipeline whose VAE and text encoder are used. initial: the `denoiser.pt` of a stage `t2i`; else from nothing.
 
-    Raises InputError where that folder holds the run of another plan.
+    Raises InputError where that folder holds the run of another plan, and where `initial` is no denoiser.
     """
+    torch.manual_seed(settings.seed)
+    model = Denoiser(KINDS[kind]) if initial is None else read_denoiser(initial, KINDS[kind])
+    pipe = Magic141Pipeline.from_pretrained(base)
     facts = {"prior": kind, "stated": world.stated, "events": world.events}
     starts = {"base": weights.fingerprint(base), "initial": initial and weights.file_sha256(initial)}
     same_plan(settings.out, {**facts, "seed": settings.seed, **starts})
-    torch.manual_seed(settings.seed)
-    model = Denoiser(KINDS[kind])
-    if initial is not None:
-        model.load_state_dict(torch.load(initial, weights_only=True))
-    pipe = Magic141Pipeline.from_pretrained(base)
     vae, clip = pipe.vae.to(settings.device), pipe.text_encoder.to(settings.device)
     clips = encode_sets(latents, [CLIPS], stored, world, vae, clip)[CLIPS.name]
     sampler = sampler_on(settings.device, clip, pipe.tokenizer)

@@ -5,6 +5,7 @@ A stage takes the weights it needs from the run's own folder, or else those that
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,22 @@ from magic141.train import i2v as i2v_stage
 from magic141.train import t2i as t2i_stage
 from magic141.train import vae as vae_stage
 from magic141.train.card import facts_of, write_card
-from magic141.train.flow import Denoiser, Sampler
-from magic141.train.latents import CLIPS, IMAGES, LONG, WORLD, LatentSet, SetSpec, encode_sets
+from magic141.train.flow import Denoiser, Sampler, read_denoiser
+from magic141.train.folders import PLAN, check_target, same_plan
+from magic141.train.latents import (
+    CLIPS,
+    IMAGES,
+    LONG,
+    WORLD,
+    LatentSet,
+    SetSpec,
+    encode_sets,
+    encoders_sha256,
+    rounded_sha256,
+)
 from magic141.train.loop import Progressed, Settings
 from magic141.train.resident import sampler_on
-from magic141.train.student import same_plan
+from magic141.train.student import as_shipped
 
 CLIPS_STORED = 12_000
 """Clips that are encoded for training unless the command line asks for more; images and long clips in proportion."""
@@ -83,10 +95,27 @@ class Run:
         where = self.latents or self.out / "latents"
         return [*encode_sets(where, told, self.stored, World(terse=self.terse), vae, text).values()]
 
-    def same_plan(self, stage: str) -> None:
-        """Raise InputError where the stage's folder holds a run from other weights, of another seed or captions."""
-        captions = {"stated": list(self.stated), "terse": self.terse}
-        same_plan(self.out / stage, {"initial": self.initial, "seed": self.seed, **captions})
+    @property
+    def encoders(self) -> str:
+        """The sha256 of the weights that the latents of this run are made by."""
+        return encoders_sha256(_vae(self.out), _clip(self.out))
+
+    def same_plan(self, stage: str, start: Denoiser | None = None) -> None:
+        """Raise InputError where the stage's folder holds a run from other weights, of another seed or captions.
+
+        start: the denoiser that the stage goes on from; None of one that starts from nothing.
+        """
+        asked = {
+            "initial": self.initial,
+            "seed": self.seed,
+            "stated": list(self.stated),
+            "terse": self.terse,
+            "encoders": self.encoders,
+            # Without the head beside the transformer, which is drawn anew for one that a pipeline has.
+            "start": None if start is None else rounded_sha256((start.transformer, torch.float16)),
+        }
+        folder = self.out / stage
+        same_plan(folder, asked, f"delete {folder} to train it anew, or give another --out")
 
     def sampler(self) -> Sampler:
         return sampler_on(self.device, _clip(self.out), make_tokenizer())
@@ -107,20 +136,24 @@ def train_clip(run: Run) -> Progressed:
 
 
 def train_t2i(run: Run) -> Progressed:
-    start = _denoiser(run.initial) if run.initial else None
-    run.same_plan("t2i")
-    (images,) = run.encoded(IMAGES)
     settings = run.settings(batch_size=64, lr=2e-3, muon_lr=4e-3, warmup_steps=50)
+    start = _denoiser(run.initial) if run.initial else None
+    run.same_plan("t2i", start)
+    (images,) = run.encoded(IMAGES)
     model, seen = t2i_stage.train(settings, run.sampler(), images, start)
     torch.save(model.state_dict(), run.out / "t2i" / "denoiser.pt")
     return seen
 
 
 def train_i2v(run: Run) -> Progressed:
-    start = _denoiser(run.initial) if run.initial else _trained_denoiser(run.out / "t2i" / "denoiser.pt")
-    run.same_plan("i2v")
-    images, clips, long = run.encoded(IMAGES, CLIPS, LONG)
     settings = run.settings(batch_size=32, lr=2e-3, muon_lr=4e-3, warmup_steps=50)
+    if run.initial:
+        start = _denoiser(run.initial)
+    else:
+        _check_encoders(run.out / "t2i", run.encoders)
+        start = _trained_denoiser(run.out / "t2i" / "denoiser.pt")
+    run.same_plan("i2v", start)
+    images, clips, long = run.encoded(IMAGES, CLIPS, LONG)
     model, seen = i2v_stage.train(settings, run.sampler(), images, clips, long, start)
     torch.save(model.state_dict(), run.out / "i2v" / "denoiser.pt")
     return seen
@@ -132,17 +165,23 @@ STAGES = {"vae": train_vae, "clip": train_clip, "t2i": train_t2i, "i2v": train_i
 def pack(out: Path, target: Path) -> None:
     """Write the trained stages of `out` as one diffusers folder, in half precision, with model card and checksums.
 
-    Stages that `out` lacks come from the shipped weights. Raises InputError when it has none at all.
+    Stages that `out` lacks come from the shipped weights.
+
+    Raises InputError when it has none at all, when its transformer was trained with other encoders than it has now, and
+    when `target` is no pipeline that could be replaced.
     """
     from magic141.pipeline import Magic141Pipeline
 
+    check_target(target)
     trained = ("vae/model", "clip/text_encoder", "i2v/denoiser.pt")
     if not any((out / part).exists() for part in trained):
         raise InputError(f"{out} holds no trained stage: train one first, or name the folder with --out")
+    vae, text_encoder = _vae(out), _clip(out)
+    _check_encoders(out / "i2v", encoders_sha256(vae, text_encoder))
     pipeline = Magic141Pipeline(
         transformer=_trained_denoiser(out / "i2v" / "denoiser.pt").transformer.half(),
-        vae=_vae(out).half(),
-        text_encoder=_clip(out).bfloat16(),
+        vae=vae.half(),
+        text_encoder=as_shipped(text_encoder),
         tokenizer=make_tokenizer(),
         scheduler=FlowMatchScheduler(shift=LAB.sampler.shift),
     )
@@ -150,6 +189,20 @@ def pack(out: Path, target: Path) -> None:
     pipeline.save_pretrained(target)
     write_card(facts, exams, target / "README.md")
     weights.seal(target)
+
+
+def _check_encoders(stage: Path, made_by: str) -> None:
+    """Raise InputError where what `stage` left was trained with encoders of another sha256 than `made_by`."""
+    plan = stage / PLAN
+    if not (stage / "denoiser.pt").exists() or not plan.exists():
+        return
+    # A run of an older version did not write it down.
+    trained_with = json.loads(plan.read_text("utf-8")).get("encoders", made_by)
+    if trained_with != made_by:
+        raise InputError(
+            f"{stage} was trained with other encoders (sha256 {trained_with[:12]}…, and those in {stage.parent} are "
+            f"{made_by[:12]}…): delete it and train the transformer anew, or bring the encoders back"
+        )
 
 
 def _no_transformer(stage: str, run: Run) -> None:
@@ -170,18 +223,16 @@ def _trained_denoiser(path: Path) -> Denoiser:
     """What a stage left at `path`, or else the shipped transformer."""
     if not path.exists():
         return _denoiser(LAB.name)
-    denoiser = Denoiser()
-    denoiser.load_state_dict(torch.load(path, weights_only=True))
-    return denoiser
+    return read_denoiser(path)
 
 
 def _denoiser(source: str) -> Denoiser:
     """The transformer of a pipeline folder or preset, with a new training head; or what a stage left in a file.
 
-    Raises InputError for one that is pruned.
+    Raises InputError for one that is pruned, and for a file that is no denoiser.
     """
     if Path(source).is_file():
-        return _trained_denoiser(Path(source))
+        return read_denoiser(Path(source))
     from magic141.pipeline import Magic141Pipeline
 
     denoiser = Denoiser()

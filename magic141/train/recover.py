@@ -7,6 +7,7 @@ and at the times of stage `i2v`. The flow matching loss beside it keeps the data
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,10 +29,11 @@ from magic141.train import i2v
 from magic141.train.calibrate import BATCHES, asked, first_batches, losses_on
 from magic141.train.fields import Field, field, step_times
 from magic141.train.flow import Batch, normal
+from magic141.train.folders import same_plan
 from magic141.train.latents import CLIPS, IMAGES, LONG, WORLD, encode_sets
 from magic141.train.loop import Progressed, Settings, autocast, fit
 from magic141.train.resident import sampler_on
-from magic141.train.student import named, same_plan, store
+from magic141.train.student import named, store
 from magic141.transformer import Magic141Transformer3DModel
 
 FLOW = 0.1
@@ -72,8 +74,8 @@ class Plan:
             raise InputError(f"criterion={self.criterion!r} is unknown; use one of {', '.join(CRITERIA)}")
         for name, least in (("calibration", 1), ("flow", 0), ("steps", 1)):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"{name}={value} must be at least {least}")
+            if value is not None and not least <= value < math.inf:  # also of NaN
+                raise InputError(f"{name}={value} must be at least {least}, and finite")
         if self.steps is not None and self.flow:
             raise InputError(
                 f"flow={self.flow:g} asks a student of {self.steps} steps for the velocities of the data, which it "

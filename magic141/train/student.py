@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import math
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import CLIPModel
 
 from magic141 import adapter, arguments, weights
 from magic141.errors import InputError
@@ -18,33 +20,26 @@ from magic141.pipeline import SHAREABLE, Magic141Pipeline
 from magic141.presets import LAB
 from magic141.scheduler import FlowMatchScheduler
 from magic141.train.card import write_student_card
+from magic141.train.folders import check_target
 from magic141.transformer import Magic141Transformer3DModel
 
 STUDENT = "student.json"
 """In such a folder: how its transformer was made, and what that has seen."""
 
 
-def same_plan(folder: Path, asked: dict[str, Any]) -> None:
-    """Write down what `folder` is the run of, or raise InputError where it holds that of another plan."""
-    path = folder / "plan.json"
-    if path.exists():
-        old = json.loads(path.read_text("utf-8"))
-        for name, value in asked.items():
-            if old.get(name) != value:
-                raise InputError(
-                    f"{folder} holds a run with {name}={old.get(name)!r}, and {value!r} is asked: "
-                    "give this one another --name"
-                )
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".tmp").write_text(json.dumps(asked, indent=1) + "\n", "utf-8", newline="\n")
-    os.replace(path.with_suffix(".tmp"), path)
-
-
 def named(folder: Path) -> str:
     """What a record calls a pipeline: its folder's name, after that of its run where all runs call theirs alike."""
     parts = 2 if folder.name == "student" else 3 if folder.parent.name == "snapshots" else 1
     return "/".join(folder.parts[-parts:])
+
+
+def as_shipped(text_encoder: CLIPModel) -> CLIPModel:
+    """A copy on the CPU in bfloat16, whose configuration says so wherever it was loaded in another type."""
+    model: CLIPModel = copy.deepcopy(text_encoder).cpu().bfloat16()
+    # transformers brings the whole's up to date when it saves, and leaves those of the two towers.
+    for config in (model.config.text_config, model.config.vision_config):
+        config.dtype = model.dtype
+    return model
 
 
 def store(
@@ -60,7 +55,7 @@ def store(
     whole = Magic141Pipeline(
         transformer=copy.deepcopy(transformer).cpu().half(),
         vae=copy.deepcopy(pipe.vae).cpu().half(),
-        text_encoder=copy.deepcopy(pipe.text_encoder).cpu().bfloat16(),
+        text_encoder=as_shipped(pipe.text_encoder),
         tokenizer=pipe.tokenizer,
         scheduler=scheduler,
     )
@@ -87,12 +82,36 @@ def pack(
 
     shift: of the times at which it is used by default; unless given, it is used at those that it learned at.
 
-    Raises InputError where `student` is none, with a `rank` and no teacher that ships, for a strength without rank, for
-    a shift that is none, or one of what `recover` left, which is used as the dense model is.
+    Raises InputError where `student` is none, with a `rank` and no teacher that ships, for a strength without rank, or
+    one that is none or takes weights beyond half precision, for a shift that is none, or one of what `recover` left,
+    which is used as the dense model is, and where `target` is no pipeline that could be replaced.
     """
     arguments.check_shift(shift)
+    check_target(target)
+    if not 0 <= strength < math.inf:  # also false for NaN
+        raise InputError(f"strength={strength} must be a finite number from 0; 1 is what the student changes")
     if strength != 1 and rank is None:
         raise InputError(f"strength={strength:g} is of what a student changes of lab: give a rank as well")
+    facts = _facts(student, shift)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        facts |= _fill(partial, student, rank, strength, shift)
+        (partial / STUDENT).write_text(json.dumps(facts, indent=1) + "\n", "utf-8", newline="\n")
+        if (target / "README.md").exists():
+            shutil.copy(target / "README.md", partial / "README.md")
+        weights.seal(partial)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    cards = [folder / "card.json" for folder in (student.parent, student.parent.parent)]
+    trained = next((json.loads(card.read_text("utf-8")) for card in cards if card.exists()), None)
+    write_student_card(facts, trained, target / "README.md")
+
+
+def _facts(student: Path, shift: float | None) -> dict[str, Any]:
+    """What `student` says of itself; raises InputError where it is none that ships, or none of a `shift`."""
     if not (student / STUDENT).is_file():
         raise InputError(
             f"{student} has no {STUDENT}: name a student or snapshot that `distill` or `recover` left"
@@ -106,11 +125,15 @@ def pack(
         raise InputError(
             f"shift={shift:g} is of a student: {student} is used at the times of its dense model"
         )
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    return dict(facts)
+
+
+def _fill(
+    partial: Path, student: Path, rank: int | None, strength: float, shift: float | None
+) -> dict[str, Any]:
+    """Copy `student` to `partial`, changed as `pack` is asked; returns what its record says of that."""
+    facts: dict[str, Any] = {}
     shutil.copytree(student, partial)
-    if (target / "README.md").exists():
-        shutil.copy(target / "README.md", partial / "README.md")
     if shift is not None:
         sampler = partial / "scheduler" / "scheduler_config.json"
         config = json.loads(sampler.read_text("utf-8")) | {"shift": shift}
@@ -124,14 +147,25 @@ def pack(
             Magic141Transformer3DModel.from_pretrained(folder / "transformer", dtype=torch.float32)
             for folder in (weights.resolve(LAB.name), student)
         )
-        adapter.strengthen(ours, teacher, strength)
+        _strengthen(ours, teacher, strength)
         adapter.save(adapter.factor(ours, teacher, rank), partial)
         facts |= {"strength": strength, "rank": rank, "left_out": adapter.left_out(ours, teacher, partial)}
         weights.share(partial, LAB.name, tuple(SHAREABLE), changed=["transformer"])
-    cards = [folder / "card.json" for folder in (student.parent, student.parent.parent)]
-    trained = next((json.loads(card.read_text("utf-8")) for card in cards if card.exists()), None)
-    (partial / STUDENT).write_text(json.dumps(facts, indent=1) + "\n", "utf-8", newline="\n")
-    weights.seal(partial)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(partial, target)
-    write_student_card(facts, trained, target / "README.md")
+    return facts
+
+
+def _strengthen(
+    ours: Magic141Transformer3DModel, teacher: Magic141Transformer3DModel, strength: float
+) -> None:
+    """Multiply what `ours` changes of `teacher`, in place.
+
+    Raises InputError where they differ in shape, or weights leave half precision.
+    """
+    shapes = [{name: value.shape for name, value in model.named_parameters()} for model in (ours, teacher)]
+    if shapes[0] != shapes[1]:
+        raise InputError("student and teacher differ in shape: a pruned student ships whole, without a rank")
+    adapter.strengthen(ours, teacher, strength)
+    if not all(parameter.half().isfinite().all() for parameter in ours.parameters()):
+        raise InputError(
+            f"strength={strength:g} takes weights beyond half precision ({torch.finfo(torch.half).max:g}): use less"
+        )

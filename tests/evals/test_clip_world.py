@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import open_clip
@@ -90,6 +91,16 @@ def test_training_resumes_where_it_stopped(tmp_path):
     assert facts["training"]["samples"] == 24
     assert facts["bytes"] < 2_000_000
     assert open_clip.create_model(f"local-dir:{clip_world.verified(whole)}", require_pretrained=True)
+
+
+def test_a_run_of_another_seed_is_not_gone_on_with(tmp_path):
+    config = ClipWorldTraining(samples=8, batch_size=8, warmup_steps=1)
+    assert train(config, tmp_path / "run", output=tmp_path / "judge")
+    with pytest.raises(InputError, match="with seed=141, and 5 is asked"):
+        train(replace(config, seed=5), tmp_path / "run", output=tmp_path / "other")
+    with pytest.raises(InputError, match="samples=7 must be at least 8"):
+        train(replace(config, samples=7), tmp_path / "short", output=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_every_caption_fits_and_case_and_commas_do_not_matter(judge):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 from pathlib import Path
 
 import av
@@ -172,6 +173,40 @@ def test_bad_images_say_why(tmp_path):
     assert reason(tmp_path / "broken").startswith("2.png: no image")
     (tmp_path / "broken" / "2.png").write_bytes(b"")
     assert reason(tmp_path / "broken") == "2.png: empty file (0 bytes)"
+
+
+UPRIGHT = (0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
+TURNED = {
+    1: (0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000),
+    2: (-0x10000, 0, 0, 0, -0x10000, 0, 0, 0, 0x40000000),
+    3: (0, -0x10000, 0, 0x10000, 0, 0, 0, 0, 0x40000000),
+}
+"""By quarter turns clockwise, the matrix in a track's header (ISO 14496-12, 8.3.2)."""
+
+
+@pytest.mark.parametrize("turns", TURNED)
+def test_a_video_is_turned_as_its_file_says(tmp_path, turns):
+    path = write(tmp_path / "clip.mp4", count=3)
+    stored = next(frames(only(path)))
+    data, found, matrix = path.read_bytes(), struct.pack(">9i", *UPRIGHT), struct.pack(">9i", *TURNED[turns])
+    at = data.index(found, data.index(b"tkhd"))
+    path.write_bytes(data[:at] + matrix + data[at + len(found) :])
+    np.testing.assert_array_equal(next(frames(only(path))), np.rot90(stored, -turns))
+
+
+def test_greys_of_16_bits_keep_their_brightness(tmp_path):
+    (tmp_path / "grey").mkdir()
+    values = np.array([[0, 257 * 100, 257 * 200, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "grey" / "1.png")
+    (frame,) = frames(only(tmp_path / "grey"))
+    np.testing.assert_array_equal(frame, np.repeat([[[0], [100], [200], [255]]], 3, axis=2))
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_pixels_without_a_white_are_no_picture(tmp_path, mode):
+    (tmp_path / "clip").mkdir()
+    Image.new(mode, (4, 4)).save(tmp_path / "clip" / "1.png", format="tiff")
+    assert reason(tmp_path / "clip").startswith(f"1.png: pixels of mode '{mode}' have no white")
 
 
 def test_a_vanished_file_is_a_clip_error():

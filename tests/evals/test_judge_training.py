@@ -1,18 +1,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from evals import training
 from evals.catalogue import ATTRIBUTES, CENTRES, GROUPS
 from evals.judge_data import BANDS, STATES, band_energies, corrupt, make_batch
 from evals.judge_training import JudgeTraining, train
 from evals.judges import WorldJudge, load_judge
 from evals.protocol import sha256_of
 from magic141.data.world import World
-from magic141.errors import WeightsCorrupt, WeightsMissing
+from magic141.errors import InputError, WeightsCorrupt, WeightsMissing
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +112,45 @@ def test_training_resumes_where_it_stopped(tmp_path):
         load_judge(cut)
     with pytest.raises(WeightsMissing, match="judge train"):
         load_judge(tmp_path / "none.safetensors")
+
+
+def halves(folder, asked, steps=2):
+    """A run of `steps` steps, each of which halves the one weight."""
+    weight = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.ones_(weight.weight)
+
+    def update(step):
+        with torch.no_grad():
+            weight.weight *= 0.5
+        return {"loss": weight.weight.sum()}
+
+    training.run("x", folder, {"model": weight}, steps, update, asked=asked, every=1, budget_minutes=None)
+    return weight.weight.item()
+
+
+def test_a_checkpoint_is_gone_on_with_by_its_own_run_alone(tmp_path):
+    asked = {"samples": 16, "learning_rate": 1e-3, "seed": 0}
+    assert halves(tmp_path, asked) == 0.25
+    assert halves(tmp_path, asked) == 0.25
+    for name, other in (("seed", 1), ("samples", 32), ("learning_rate", 2e-3)):
+        with pytest.raises(InputError, match=f"with {name}={asked[name]}, and {other} is asked: .*--out"):
+            halves(tmp_path, asked | {name: other}, steps=4)
+    saved = torch.load(tmp_path / training.CHECKPOINT, weights_only=True)
+    del saved["asked"]
+    torch.save(saved, tmp_path / training.CHECKPOINT)
+    with pytest.raises(InputError, match="of an older version"):
+        halves(tmp_path, asked)
+
+
+def test_the_seed_of_the_card_is_the_one_that_was_used(tmp_path):
+    config = JudgeTraining(samples=8, batch_size=8, warmup_steps=1)
+    assert train(config, tmp_path / "run", output=tmp_path / "judge.safetensors")
+    with pytest.raises(InputError, match="with seed=0, and 5 is asked"):
+        train(replace(config, seed=5), tmp_path / "run", output=tmp_path / "other.safetensors")
+    assert not (tmp_path / "other.safetensors").exists()
+
+
+def test_less_than_a_batch_trains_no_judge(tmp_path):
+    with pytest.raises(InputError, match="samples=23 must be at least 24"):
+        train(JudgeTraining(samples=23), tmp_path / "run", output=tmp_path / "judge.safetensors")
+    assert not list(tmp_path.iterdir())

@@ -1,3 +1,5 @@
+import unicodedata
+
 import pytest
 
 from evals.prompts import Origin, match, read_prompts
@@ -33,6 +35,24 @@ def test_a_clip_is_found_by_name_then_file_name_then_stem(given, clip):
 def test_the_closest_name_wins_and_a_doubtful_one_is_left_out():
     origins = {"a/x.mp4": Origin("first"), "b/x.mp4": Origin("second")}
     assert match(["b/x.mp4", "c/x.mp4", "z.mp4"], origins) == {"b/x.mp4": Origin("second")}
+
+
+def test_a_line_that_names_a_clip_whole_names_no_other():
+    line = {"x.mp4": Origin("a ring")}
+    assert match(["x.mp4", "b/x.mp4", "x.webm"], line) == line
+    assert match(["b/x.mp4", "c/x.mp4"], line) == dict.fromkeys(("b/x.mp4", "c/x.mp4"), line["x.mp4"])
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_are_the_same_on_their_letter_and_off_it(tmp_path, forms):
+    written, called = (unicodedata.normalize(form, "a/café.mp4") for form in forms)
+    path = tmp_path / "p.csv"
+    path.write_text(f"file,prompt\n{written},a ring\n", encoding="utf-8")
+    assert match([called], read_prompts(path)) == {called: Origin("a ring")}
+    assert match([called], {written: Origin("a ring")}) == {called: Origin("a ring")}
+    path.write_text(f"file,prompt\n{written},a ring\n{called},a star\n", encoding="utf-8")
+    with pytest.raises(InputError, match="named twice"):
+        read_prompts(path)
 
 
 @pytest.mark.parametrize(

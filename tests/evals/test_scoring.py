@@ -1,3 +1,4 @@
+import io
 import json
 import shutil
 
@@ -5,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner
 
-from evals import fvd, results
+from evals import command, fvd, results
 from evals.__main__ import app
 from evals.appearance import MEASURES, measure
 from evals.catalogue import VBENCH_METRICS
@@ -201,6 +203,25 @@ def test_the_command_scores_and_compares(folder, tmp_path):
     done = run("compare", *outputs)
     assert done.exit_code == 0, done.output
     assert "no difference shown" in " ".join(done.output.split())
+
+
+def test_first_frames_of_16_bits_keep_their_brightness(tmp_path):
+    Image.fromarray(np.full((4, 4), 257 * 100, np.uint16)).save(tmp_path / "a.png")
+    assert (command._images(tmp_path, ["a.mp4"])["a.mp4"] == 100).all()
+    Image.new("F", (4, 4)).save(tmp_path / "a.png", format="tiff")
+    with pytest.raises(InputError, match=r"a.png' cannot be used: pixels of mode 'F'"):
+        command._images(tmp_path, ["a.mp4"])
+
+
+def test_eighty_columns_hold_the_names_and_values_of_known_clips():
+    console = Console(width=80, file=io.StringIO())
+    rows = "truth", "static", "noise", "half speed", "other scenes", "blurred", "frozen half-way", "grain"
+    values = {row: {"oracle-background-change": -0.123, "accuracy-background": 120.754} for row in rows}
+    command.show_calibration(["oracle-background-change", "accuracy-background", "none"], values, console)
+    *_, drift, accuracy, none = console.file.getvalue().splitlines()
+    assert drift.split() == ["oracle-background-change", *["-0.123"] * 8]
+    assert accuracy.split() == ["accuracy-background", *["120.8"] * 8]
+    assert none.split() == ["none", *["-"] * 8]
 
 
 def test_what_fails_shows_in_the_exit_code(folder, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from magic141.errors import InputError
+from magic141.errors import InputError, WeightsMissing
 from magic141.presets import LAB
 from magic141.scheduler import FewStepScheduler, FlowMatchScheduler
 from magic141.train import distill
@@ -198,6 +198,14 @@ def test_a_step_that_no_row_would_learn_is_refused(tmp_path):
     with pytest.raises(InputError, match="batch_size=2: a row learns one of 4 steps"):
         distill.run(Plan(method="trajectory"), settings, tmp_path, tmp_path, None, 8)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_start_that_is_not_there_leaves_no_plan(saved_pipeline, tmp_path):
+    out = settings(tmp_path / "run", 2)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(WeightsMissing):
+        distill.run(Plan(method="dmd"), out, tmp_path, saved_pipeline, tmp_path / "none", 64)
+    assert not (tmp_path / "run").exists()
 
 
 def test_every_task_has_its_windows():

@@ -10,6 +10,7 @@ from magic141.conditioning import make_text_image_model
 from magic141.data.render import masks
 from magic141.data.world import World
 from magic141.errors import InputError
+from magic141.train import latents
 from magic141.train.latents import CLIPS, LONG, WORLD, SetSpec, coverage, encode_set
 
 
@@ -66,6 +67,30 @@ def test_a_set_grows_and_keeps_its_rows(tmp_path, encoders):
     np.testing.assert_array_equal(large.latents[:3], kept)
     assert np.abs(large.latents[3:]).max() > 0
     assert not (tmp_path / "growing").exists()
+
+
+@pytest.mark.parametrize("replaced", [0, 1, 2])
+def test_a_set_whose_growth_was_interrupted_grows_again(tmp_path, encoders, monkeypatch, replaced):
+    spec = SetSpec("clips", 2, 0)
+    whole = encode_set(tmp_path / "whole", spec, 5, *encoders, batch=2)
+    encode_set(tmp_path / "cut", spec, 3, *encoders, batch=2)
+    calls = []
+
+    def interrupted(source, target):
+        if str(source).endswith(".npy"):
+            calls.append(target)
+            if len(calls) > replaced:
+                raise KeyboardInterrupt
+        replace_file(source, target)
+
+    replace_file = latents.os.replace
+    with monkeypatch.context() as patch:
+        patch.setattr(latents.os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            encode_set(tmp_path / "cut", spec, 5, *encoders, batch=2)
+    found = encode_set(tmp_path / "cut", spec, 5, *encoders, batch=2)
+    for name in ("latents", "image_tokens", "cover"):
+        np.testing.assert_allclose(getattr(found, name), getattr(whole, name), atol=0.02)
 
 
 def test_a_set_cut_short_serves_a_smaller_request_without_its_unwritten_rows(tmp_path, encoders):

@@ -76,6 +76,46 @@ def test_a_snapshot_that_was_cut_short_is_taken_again(tmp_path):
     assert taken == [10, 20, 20, 30, 40]
 
 
+def test_a_run_made_longer_keeps_snapshots_of_its_new_length(tmp_path):
+    taken = []
+    for samples in (32 * 40, 32 * 80):
+        model, loss = problem()
+        longer = Settings(**{**vars(options(tmp_path, samples)), "snapshots": 4})
+        fit(model, loss, longer, keep=lambda _, seen: taken.append(seen.step))
+    assert taken == [10, 20, 30, 40, 60, 80]
+
+
+def test_a_run_that_has_ended_is_returned_as_it_was(tmp_path):
+    model, loss = problem()
+    snapshots = Settings(**{**vars(options(tmp_path, 32 * 4)), "snapshots": 2})
+    taken = []
+
+    def keep(average, seen):
+        taken.append(seen.step)
+
+    expected, before = fit(model, loss, snapshots, keep=keep)
+    found, seen = fit(problem()[0], loss, snapshots, keep=keep)
+    assert (seen, taken) == (before, [2, 4])
+    for a, b in zip(found.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"lr": -1.0}, "lr=-1.0 must be above 0"),
+        ({"lr": float("nan")}, "lr=nan must be above 0"),
+        ({"lr": float("inf")}, "lr=inf, muon_lr=0.01 must be finite"),
+        ({"muon_lr": float("nan")}, "muon_lr=nan must be finite"),
+        ({"budget_minutes": float("nan")}, "budget_minutes=nan must be above 0"),
+        ({"batch_size": 0}, "batch_size=0 must be above 0"),
+    ],
+)
+def test_lengths_and_rates_that_are_none_are_refused(tmp_path, wrong, says):
+    with pytest.raises(InputError, match=says):
+        Settings(**{**vars(options(tmp_path, 32)), **wrong})
+
+
 @pytest.mark.parametrize("changed", [{"lr": 2e-2}, {"muon_lr": 0.0}, {"batch_size": 16}, {"seed": 1}])
 def test_a_run_of_another_rate_is_not_gone_on_with(tmp_path, changed):
     model, loss = problem()

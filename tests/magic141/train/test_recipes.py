@@ -91,6 +91,114 @@ def test_a_run_from_other_weights_or_captions_is_not_resumed(tmp_path, changed):
         replace(run, **changed).same_plan("i2v")
 
 
+def save_other_vae(out):
+    torch.manual_seed(0)
+    AutoencoderMagic141().save_pretrained(out / "vae" / "model")
+
+
+def test_a_run_of_other_encoders_is_not_resumed(tmp_path):
+    run = recipes.Run(out=tmp_path, budget=1.0, samples=1)
+    run.same_plan("t2i")
+    save_other_vae(tmp_path)
+    with pytest.raises(
+        InputError,
+        match="t2i holds a run with encoders=.*: delete .*t2i to train it anew, or give another --out",
+    ):
+        run.same_plan("t2i")
+
+
+def test_a_run_from_another_denoiser_of_the_same_name_is_not_resumed(tmp_path):
+    run, start = recipes.Run(out=tmp_path, budget=1.0, samples=1), Denoiser()
+    run.same_plan("i2v", start)
+    start.place.bias.data += 1  # a head that is drawn anew for a pipeline
+    run.same_plan("i2v", start)
+    start.transformer.proj_out.bias.data += 1
+    with pytest.raises(InputError, match="i2v holds a run with start="):
+        run.same_plan("i2v", start)
+
+
+def test_a_run_of_an_older_version_is_told_what_to_do(tmp_path):
+    run = recipes.Run(out=tmp_path, budget=1.0, samples=1)
+    run.same_plan("t2i")
+    path = tmp_path / "t2i" / "plan.json"
+    plan = json.loads(path.read_text())
+    del plan["encoders"]
+    path.write_text(json.dumps(plan))
+    with pytest.raises(InputError, match="older version, which did not say of what encoders: delete .*t2i"):
+        run.same_plan("t2i")
+
+
+def test_a_transformer_is_not_packed_with_encoders_that_it_never_saw(tmp_path):
+    recipes.Run(out=tmp_path, budget=1.0, samples=1).same_plan("i2v")
+    torch.save(Denoiser().state_dict(), tmp_path / "i2v" / "denoiser.pt")
+    made_by = json.loads((tmp_path / "i2v" / "plan.json").read_text())["encoders"]
+    recipes._check_encoders(tmp_path / "i2v", made_by)
+    save_other_vae(tmp_path)
+    with pytest.raises(InputError, match="was trained with other encoders .* train the transformer anew"):
+        recipes.pack(tmp_path, tmp_path / "packed")
+    assert not (tmp_path / "packed").exists()
+
+
+def test_what_t2i_left_for_other_encoders_is_no_start_of_i2v(tmp_path):
+    run = recipes.Run(out=tmp_path, budget=1.0, samples=1)
+    run.same_plan("t2i")
+    torch.save(Denoiser().state_dict(), tmp_path / "t2i" / "denoiser.pt")
+    save_other_vae(tmp_path)
+    with pytest.raises(InputError, match="t2i was trained with other encoders"):
+        recipes.train_i2v(run)
+    assert not (tmp_path / "i2v").exists()
+
+
+def test_an_older_transformer_that_does_not_tell_its_encoders_is_packed(tmp_path):
+    (tmp_path / "denoiser.pt").touch()
+    recipes._check_encoders(tmp_path, "0" * 64)
+    (tmp_path / "plan.json").write_text('{"seed": 0}')
+    recipes._check_encoders(tmp_path, "0" * 64)
+
+
+def test_packing_replaces_no_folder_that_is_no_pipeline(tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").touch()
+    with pytest.raises(InputError, match=r"thesis would be replaced, and is no pipeline .* name a folder"):
+        recipes.pack(tmp_path, tmp_path / "thesis")
+    assert (tmp_path / "thesis" / "chapter.tex").exists()
+
+
+def a_text(path):
+    path.write_text("no denoiser")
+
+
+def a_checkpoint(path):
+    torch.save({"model": Denoiser().state_dict(), "kept": 0}, path)
+
+
+@pytest.mark.parametrize("made", [a_text, a_checkpoint])
+@pytest.mark.parametrize("words", [["t2i"], ["i2v"], ["prior", "both"]])
+def test_a_file_that_is_no_denoiser_is_no_start(tmp_path, made, words):
+    made(tmp_path / "file")
+    out = tmp_path / "out"
+    result = CliRunner().invoke(app, [*words, "--initial", str(tmp_path / "file"), "--out", str(out)])
+    assert isinstance(result.exception, InputError)
+    assert "file is no denoiser: name the denoiser.pt" in str(result.exception)
+    assert not out.exists()
+
+
+def test_a_rate_that_is_none_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(InputError, match="lr=nan must be above 0"):
+        recipes.train_t2i(recipes.Run(out=tmp_path, budget=1.0, samples=1, rate=float("nan")))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words", [["vae"], ["t2i"], ["distill", "dmd"], ["recover"], ["prior", "both"], ["transplant"]]
+)
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, words):
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "file" / "runs")])
+    assert isinstance(result.exception, InputError)
+    assert "cannot be written (Not a directory): name another" in str(result.exception)
+
+
 def test_the_clip_stage_has_no_device(tmp_path):
     with pytest.raises(InputError, match="trains on the CPU"):
         recipes.train_clip(recipes.Run(out=tmp_path, budget=1.0, samples=1, device="cuda"))

@@ -116,6 +116,7 @@ def test_a_pruned_model_comes_nearer_to_the_dense_one(dense, tmp_path):
         ({"criterion": "luck"}, "'luck' is unknown"),
         ({"calibration": 0}, "calibration=0 must be at least 1"),
         ({"flow": -1.0}, "flow=-1.0 must be at least 0"),
+        ({"flow": float("nan")}, "flow=nan must be at least 0, and finite"),
         ({"steps": 0}, "steps=0 must be at least 1"),
         ({"steps": 4}, "flow=0.1 asks a student of 4 steps"),
     ],

@@ -58,6 +58,20 @@ def test_a_student_of_the_shipped_teacher_ships_without_what_that_ships(tmp_path
         Magic141Pipeline.from_pretrained("own-student")
 
 
+def test_a_text_encoder_ships_as_its_teachers_whatever_it_was_loaded_in(tmp_path):
+    import torch
+    from transformers import CLIPModel
+
+    from magic141 import weights
+
+    lab = weights.resolve("lab") / "text_encoder"
+    student.as_shipped(CLIPModel.from_pretrained(lab, dtype=torch.float32)).save_pretrained(tmp_path)
+    ours, theirs = (
+        {path.name: weights.file_sha256(path) for path in folder.iterdir()} for folder in (tmp_path, lab)
+    )
+    assert ours == theirs
+
+
 def test_a_snapshot_of_the_prior_replaces_no_student(tmp_path):
     (tmp_path / "snapshot").mkdir()
     (tmp_path / "snapshot" / student.STUDENT).write_text('{"prior": "both", "step": 3}')
@@ -146,6 +160,50 @@ def test_what_is_asked_of_a_student_needs_one(tmp_path):
 def test_a_student_is_not_packed_to_be_used_at_no_times(tmp_path, shift):
     with pytest.raises(InputError, match=r"shift=.* above 0"):
         student.pack(tmp_path, tmp_path / "packed", shift=shift)
+
+
+@pytest.mark.parametrize("held", ["notes.txt", "deep/model_index.json"])
+def test_packing_replaces_no_folder_that_is_no_pipeline(tmp_path, held):
+    target = tmp_path / "thesis"
+    (target / held).parent.mkdir(parents=True)
+    (target / held).touch()
+    with pytest.raises(InputError, match="thesis would be replaced, and is no pipeline"):
+        student.pack(tmp_path, target)
+    with pytest.raises(InputError, match=held):
+        student.pack(tmp_path, target / held / "in")
+    assert (target / held).exists()
+
+
+@pytest.mark.parametrize("strength", [float("inf"), float("nan"), -1.0])
+def test_a_strength_that_is_none_is_refused(tmp_path, strength):
+    with pytest.raises(InputError, match="strength=.* must be a finite number from 0"):
+        student.pack(tmp_path, tmp_path / "packed", rank=2, strength=strength)
+
+
+def stored(model, folder):
+    """`model` as the transformer of a student that `cfg` left, its other parts left out."""
+    model.save_pretrained(folder / "transformer")
+    (folder / student.STUDENT).write_text('{"method": "cfg"}')
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("preset", "strength", "says"),
+    [
+        ("lab-student-p42", 1.5, "differ in shape: a pruned student ships whole"),
+        ("lab", 1e9, r"strength=1e\+09 takes weights beyond half precision .65504.: use less"),
+    ],
+)
+def test_what_cannot_be_a_difference_is_refused_and_leaves_nothing(tmp_path, preset, strength, says):
+    from magic141.pipeline import Magic141Pipeline
+
+    model = Magic141Pipeline.from_pretrained(preset).transformer
+    for parameter in model.parameters():
+        parameter.data += 0.01
+    made = stored(model, tmp_path / "run" / "student")
+    with pytest.raises(InputError, match=says):
+        student.pack(made, tmp_path / "packed", rank=2, strength=strength)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_what_is_no_student_is_not_packed(tmp_path):
