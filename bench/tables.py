@@ -30,10 +30,13 @@ from bench.suite import Cell
 if TYPE_CHECKING:
     from bench.claims.runs import Item
 
-METRICS_A_TABLE = 5
-CELL = "cell"
+METRICS_A_TABLE = 3
+"""As many as eighty columns hold with their intervals in one line."""
+CELL, ASKS = "cell", "asks"
 SHOWN_ID = 8
 """Digits of a cell id that tables show; commands take any beginning that is unambiguous."""
+WHOLE = {CELL: SHOWN_ID, ASKS: len("num_inference_steps=56")}
+"""Columns whose words are not broken, and how wide that makes them."""
 
 
 def seconds(value: float) -> str:
@@ -97,7 +100,7 @@ def claims(found: ClaimsTable) -> Table:
 
 
 def plan(cells: Sequence[Cell], budgets: Sequence[Budget], done: set[str]) -> Table:
-    table = folding(CELL, "asks", "predicted", title=f"{len(cells)} cells", title_justify="left")
+    table = folding(CELL, ASKS, "predicted", title=f"{len(cells)} cells", title_justify="left")
     for cell, budget in zip(cells, budgets, strict=True):
         when = "done" if cell.id in done else seconds(budget.seconds)
         table.add_row(
@@ -108,7 +111,7 @@ def plan(cells: Sequence[Cell], budgets: Sequence[Budget], done: set[str]) -> Ta
 
 def rows(records: Sequence[Record]) -> Group:
     """What cells cost, then what they scored, a few metrics at a time so that a narrow terminal shows them."""
-    cost = folding(CELL, "asks", "outcome", "a clip", "real time ×", "memory")
+    cost = folding(CELL, ASKS, "outcome", "a clip", "real time ×", "memory")
     labels = {record.cell: label(record, records) for record in records}
     for record in (record for record in records if record.kind == "cell"):
         whole, factor = record.stages.get(END_TO_END), record.real_time_factor
@@ -125,8 +128,8 @@ def rows(records: Sequence[Record]) -> Group:
     parts: list[Table] = [cost]
     for start in range(0, len(metrics), METRICS_A_TABLE):
         shown = metrics[start : start + METRICS_A_TABLE]
-        table = folding("asks", *shown)
-        for record in scored:
+        table = folding(ASKS, *shown)
+        for record in (record for record in scored if not record.scores.keys().isdisjoint(shown)):
             cells = (number(record.scores[name]) if name in record.scores else "" for name in shown)
             table.add_row(labels[record.cell], *cells)
         parts.append(table)
@@ -213,10 +216,12 @@ def differences(found: Sequence[Difference]) -> Group:
 
 
 def folding(*columns: str, **options: Any) -> Table:
-    """A table that goes on in the next line where a terminal is narrow, and cuts nothing off."""
-    table = Table(**options)
+    """A table that goes on in the next line where a terminal is narrow, and cuts nothing off. Without lines, which
+    would take a quarter of eighty columns.
+    """
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", **options)
     for name in columns:
-        table.add_column(name, overflow="fold", min_width=SHOWN_ID if name == CELL else None)
+        table.add_column(name, overflow="fold", min_width=WHOLE.get(name))
     return table
 
 

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -108,9 +109,11 @@ def printed(table: object) -> str:
 
 
 def unfolded(shown: str) -> list[str]:
-    """The columns of a printed table, what was folded joined again, without spaces."""
-    rows = [line.strip("│").split("│") for line in shown.splitlines() if line.startswith("│")]
-    return ["".join(column).replace(" ", "") for column in zip(*rows, strict=True)]
+    """The columns of a printed table below its title, what was folded joined again, without spaces."""
+    lines = shown.splitlines()[1:]
+    kept = "".join("x" if "".join(signs).strip() else " " for signs in zip(*lines, strict=True))
+    places = [match.span() for match in re.finditer(r"x(?: ?x)*", kept)]
+    return ["".join(line[start:end] for line in lines).replace(" ", "") for start, end in places]
 
 
 def test_a_narrow_terminal_cuts_no_number_and_names_a_cell_once(make: Make) -> None:
@@ -133,5 +136,4 @@ def test_a_narrow_terminal_tells_two_step_counts_apart(make: Make) -> None:
     ]
     shown = printed(tables.rows(found))
     assert "…" not in shown
-    asks = next(column for column in unfolded(shown) if "x" in column)
-    assert asks == "xnum_inference_steps=2xnum_inference_steps=4"
+    assert {"num_inference_steps=2", "num_inference_steps=4"} <= set(shown.split())
