@@ -197,10 +197,15 @@ def draw_lengths(found: Lengths, name: str) -> str:
         return svg.render(figure, name, found.sentence)
 
 
-def titled(score: str) -> str:
-    """What a figure calls a curve: of the judge's readings (`right-shape`) the mean is a share."""
+def titled(score: str, found: Sequence[Drifts] = ()) -> str:
+    """What a figure calls a curve, with its unit: of the judge's readings (`right-shape`) the mean is a share."""
     kind, _, attribute = score.partition("-")
-    return f"{attribute} right, share of videos" if kind == "right" else score
+    if kind == "right":
+        return f"{attribute} right, share of videos"
+    records = [drift.row.record for drift in found if drift.row.record]
+    rates = [record.scores[name].unit for record in records if (name := f"drift-{score}") in record.scores]
+    unit = rates[0].removesuffix(" per minute") if rates else ""
+    return f"{score} ({unit})" if unit else score
 
 
 def draw_drift(score: str, found: Sequence[Drifts], name: str) -> str:
@@ -209,7 +214,8 @@ def draw_drift(score: str, found: Sequence[Drifts], name: str) -> str:
         figure = Figure(figsize=(3.6, 2.4), layout="constrained")
         axes = figure.subplots()
         said = []
-        for index, drift in enumerate(found):
+        # The longest first: shorter ones, which may begin alike, lie on it and not under it.
+        for index, drift in sorted(enumerate(found), key=lambda entry: -(entry[1].row.long or 0.0)):
             values = drift.curves.get(score)
             if values is None:
                 continue
@@ -221,7 +227,8 @@ def draw_drift(score: str, found: Sequence[Drifts], name: str) -> str:
             )  # fmt: skip
             known = values[np.isfinite(values)]
             said.append(f"{drift.row.label}: {text.number(known[0])} to {text.number(known[-1])}")
-        axes.set_title(titled(score), color=svg.INK)
+        title = titled(score, found)
+        axes.set_title(title, color=svg.INK)
         axes.set_xlabel("seconds into the video")
         axes.grid(axis="y")
-        return svg.render(figure, name, f"{titled(score)}, by window. " + "; ".join(said))
+        return svg.render(figure, name, f"{title}, by window. " + "; ".join(said))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -25,7 +26,20 @@ SIGNS = dict(zip(MARKERS, "●■◆▲▼✚✖★", strict=True))
 LOG_RATIO = 10.0
 """An axis is logarithmic where its largest value is more than this many times its smallest."""
 
+DIGIT = (5.0, 8.0)
+"""Room of a digit of a label, width and height in points."""
+
 Place = Callable[[Row], float | None]
+
+
+class Label(NamedTuple):
+    """A step count beside the point (x, y) of the data, `offset` points away from it."""
+
+    text: str
+    x: float
+    y: float
+    offset: tuple[float, float]
+    colour: str
 
 
 def against_latency(metric: Metric, name: str, colours: dict[str, int], large: bool) -> str:
@@ -132,13 +146,15 @@ def _plot(
         # A fixed box, so that panels align; a layout engine would also draw each figure twice.
         axes = figure.add_axes(LARGE_BOX if large else SMALL_BOX)
         entries = [(point, x) for point in metric.systems if (x := place(point.row)) is not None]
+        labels: list[Label] = []
         for series in dict.fromkeys(point.row.series for point, _ in entries):
             line = [entry for entry in entries if entry[0].row.series == series]
-            _curve(axes, sorted(line, key=lambda entry: entry[1]), colours[series], annotate)
+            labels += _curve(axes, sorted(line, key=lambda entry: entry[1]), colours[series], annotate)
         if annotate:
             _real_time(axes, [point.row for point, _ in entries], named=large)
         scale_x(axes, [x for _, x in entries], steps=not annotate)
         scale_y(axes, metric)
+        _write(axes, labels, figure.dpi)
         _references(axes, metric)
         axes.set_xlabel(label)
         unit = f" ({metric.first.unit})" if metric.first.unit else ""
@@ -151,8 +167,10 @@ def _plot(
         return svg.render(figure, name, alt, hovers)
 
 
-def _curve(axes: Axes, line: Sequence[tuple[Point, float]], index: int, annotate: bool) -> None:
-    """Points of one series from left to right, each a link to its cell, with interval bars."""
+def _curve(axes: Axes, line: Sequence[tuple[Point, float]], index: int, annotate: bool) -> list[Label]:
+    """Points of one series from left to right, each a link to its cell, with interval bars; returns their labels, which
+    wait until the axes have their scales.
+    """
     colour = svg.SERIES[index % len(svg.SERIES)]
     values = [point.value for point, _ in line]
     below = values[-1] > values[0]  # a rising curve passes above right of its points
@@ -165,11 +183,27 @@ def _curve(axes: Axes, line: Sequence[tuple[Point, float]], index: int, annotate
         )  # fmt: skip
         marker.set_gid(f"point-{point.row.key}")
         marker.set_url(f"#{point.row.key}")
-        if annotate and point.row.steps:
-            axes.annotate(
-                str(point.row.steps), (x, point.value), xytext=(5, -10 if below else 4),
-                textcoords="offset points", fontsize=8, color=colour, zorder=5,
-            )  # fmt: skip
+    offset = (5.0, -10.0 if below else 4.0)
+    steps = [(point.row.steps, x, point.value) for point, x in line if annotate and point.row.steps]
+    return [Label(str(count), x, y, offset, colour) for count, x, y in steps]
+
+
+def _write(axes: Axes, labels: Sequence[Label], dpi: float) -> None:
+    """Step counts at their points, but those that would lie on one that is there already: hovering tells them."""
+    taken: list[tuple[float, float, str]] = []
+    for label in labels:
+        pixels = axes.transData.transform((label.x, label.y))
+        left, bottom = pixels * 72 / dpi + label.offset
+        if any(
+            abs(left - x) < DIGIT[0] * max(len(text), len(label.text)) and abs(bottom - y) < DIGIT[1]
+            for x, y, text in taken
+        ):
+            continue
+        taken.append((left, bottom, label.text))
+        axes.annotate(
+            label.text, (label.x, label.y), xytext=label.offset, textcoords="offset points", fontsize=8,
+            color=label.colour, zorder=5,
+        )  # fmt: skip
 
 
 def marker_of(index: int) -> str:

@@ -1,13 +1,14 @@
 """Long video in the report: pace, memory and time against length, drift, and the video itself."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from bench.records import Clip, Memory, Timing, Windows, write_samples
+from bench.records import Clip, Memory, Score, Timing, Windows, write_samples
 from reports.build import build
 from reports.load import load
-from reports.longvideo import drifts, lengths, videos
+from reports.longvideo import drifts, lengths, titled, videos
 from reports.rows import rows
 
 PACE = Windows(
@@ -117,3 +118,13 @@ def test_the_report_has_the_section_and_keeps_long_videos_out_of_the_strips(run,
 def test_without_long_video_there_is_no_section(make, tmp_path):
     html = build([make.run(tmp_path / "run", [make.record()])], tmp_path / "r.html").read_text("utf-8")
     assert 'id="long"' not in html
+
+
+def test_a_curve_is_called_by_its_unit(run):
+    found, _ = drifts(rows(load([run])))
+    assert titled("right-shape", found) == "shape right, share of videos"
+    rate = Score(value=1.0, n=2, protocol="p", better="target", target=0.0, unit="px per minute")
+    record = found[0].row.record.model_copy(update={"scores": {"drift-tracking-error": rate}})
+    told = replace(found[0], row=replace(found[0].row, record=record))
+    assert titled("tracking-error", [told]) == "tracking-error (px)"
+    assert titled("anything", [told]) == "anything"
