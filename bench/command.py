@@ -75,8 +75,8 @@ class Command:
         else:
             raise SuiteError("name a suite, such as bench/suites/lab.yaml, or a run to --resume")
         cells = suite.cells()
-        if path is None and old is not None:
-            _check_asked(cells, old, f"{folder}")
+        if path is None and old is not None and folder is not None:
+            _check_asked(cells, old, folder)
         if path is None and old is not None and not only:
             # What was asked with --only is resumed as it was asked.
             chosen = [cell for cell in cells if any(_planned(cell, one) for one in old.plan)]
@@ -161,7 +161,9 @@ class Command:
         old = (
             cell.system
             for cell in self.cells
-            if cell.id in records and records[cell.id].sources_sha256 != cell.sources_sha256
+            if (record := records.get(cell.id))
+            and record.adapter  # of a version that wrote its sources down
+            and record.sources_sha256 != cell.sources_sha256
         )
         return list(dict.fromkeys(old))
 
@@ -247,8 +249,10 @@ def planned(cells: Sequence[Cell], budgets: Sequence[Budget]) -> tuple[PlannedCe
     )
 
 
-def _check_asked(cells: Sequence[Cell], old: Manifest, run: str) -> None:
-    """Raises RunError where a run would be continued with another question than it began with."""
+def _check_asked(cells: Sequence[Cell], old: Manifest, run: Path) -> None:
+    """Raises RunError where a run would be continued with another question than it began with. Weights that have come
+    since are no other question.
+    """
     for cell in cells:
         then = {one.prompts_sha256 for one in old.plan if one.prompts_sha256 and _planned(cell, one)}
         if then and cell.prompts.sha256 not in then:
@@ -256,9 +260,11 @@ def _check_asked(cells: Sequence[Cell], old: Manifest, run: str) -> None:
                 f"{run} cannot be resumed: the prompts of {cell.system} ({cell.prompts.source}) are not those that it "
                 "began with. Put them back, or ask the new ones in a run of their own, without --resume"
             )
-    if old.plan and not {then.cell for then in old.plan} & {cell.id for cell in cells}:
+    records = latest(Store(run).records())
+    answered = [cell for cell, record in records.items() if record.outcome != "weights-missing"]
+    if answered and not set(answered) & {cell.id for cell in cells}:
         raise RunError(
-            f"{run} cannot be resumed: none of its {len(old.plan)} cells is asked any more. Prompts, weights or scores "
+            f"{run} cannot be resumed: none of its {len(answered)} cells is asked any more. Prompts, weights or scores "
             "have changed since: put them back, or ask anew in a run of its own, without --resume"
         )
 

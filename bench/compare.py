@@ -125,8 +125,10 @@ def _latency(a: Record, b: Record, label: str) -> Difference:
     """Ratio of medians. Each side is one process, so this is a hint: `gate` is what decides."""
     one, two = a.stages[END_TO_END], b.stages[END_TO_END]
     what = f"{END_TO_END} (s)"
-    note = "one process each" if a.fingerprint == b.fingerprint else "environments differ"
-    if a.cell == b.cell and a.sources_sha256 != b.sources_sha256:
+    note = "one process each"
+    if a.fingerprint != b.fingerprint:
+        note = "environments differ"
+    elif a.cell == b.cell and a.adapter and b.adapter and a.sources_sha256 != b.sources_sha256:
         note = "the system's code differs"
     ratio = f"× {two.median / one.median:.3f}"
     return Difference(a.cell, label, what, _median(one), _median(two), ratio, f"{one.n}, {two.n}", note)

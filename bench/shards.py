@@ -54,7 +54,8 @@ def merge(runs: Sequence[Path], out: Path, command: str, mixed: bool = False) ->
     at all.
 
     Raises:
-        RunError: `out` exists, or the runs have different suites or environments and `mixed` is not set.
+        RunError: `out` exists, or the runs have different suites, environments or code of a system, and `mixed` is not
+            set.
         RecordError: a run cannot be read, or a sample file is not the recorded one.
     """
     if out.exists():
@@ -66,6 +67,8 @@ def merge(runs: Sequence[Path], out: Path, command: str, mixed: bool = False) ->
     for run in runs:
         for cell, record in latest(Store(run).records()).items():
             found.setdefault(cell, []).append((record, run))
+    if not mixed:
+        _check_sources(found)
     chosen = {cell: max(several, key=_age) for cell, several in found.items()}
     plan = {planned.cell: planned for manifest in manifests for planned in manifest.asked or manifest.plan}
     order = [*plan, *(cell for cell in chosen if cell not in plan)]
@@ -90,6 +93,20 @@ def merge(runs: Sequence[Path], out: Path, command: str, mixed: bool = False) ->
         shutil.rmtree(temporary, ignore_errors=True)
     twice = [cell for cell, several in found.items() if len({run for _, run in several}) > 1]
     return Merged(out, manifest, Store(out).records(), missing, twice)
+
+
+def _check_sources(found: dict[str, list[tuple[Record, Path]]]) -> None:
+    """Raises RunError where a system's own code, outside this repository, was another one in another run."""
+    seen: dict[tuple[str, str], tuple[str | None, Path]] = {}
+    for record, run in (entry for several in found.values() for entry in several):
+        if not record.adapter:  # of a version that did not write its sources down
+            continue
+        sources, first = seen.setdefault((record.system, record.adapter), (record.sources_sha256, run))
+        if sources != record.sources_sha256:
+            raise RunError(
+                f"the code behind {record.system} ({record.adapter}) is not the same in {first} and in {run}: one "
+                "table of both would mix versions; --mixed merges them all the same"
+            )
 
 
 def _check_equal(runs: Sequence[Path], manifests: Sequence[Manifest]) -> None:

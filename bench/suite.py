@@ -114,7 +114,10 @@ class SystemSpec(Strict):
         """Whether the point has these values, as it is written or as the system resolves it, defaults included."""
         if all(key in point and point[key] == value for key, value in override.when.items()):
             return True
-        system = systems.make(self.adapter, point)
+        try:
+            system = systems.make(self.adapter, point)
+        except SuiteError:  # no system without the override that is still to come, or a point to refuse later
+            return False
         return all(getattr(system, key) == value for key, value in override.when.items())
 
     def _spread(self) -> Iterator[dict[str, Knob]]:
@@ -337,13 +340,16 @@ class Cell(Strict):
         scorer: Scorer = systems.find(suite.scorer, "scorer")
         systems.check_members(spec.adapter, system)
         known = Clips(suite.prompts.split is not None, frames or None, fps=system.fps)
-        if RANDOM_WEIGHTS not in flags and (why := objection(scorer, known)):
+        why = systems.ask(suite.scorer, "objection", lambda: objection(scorer, known))
+        if why and RANDOM_WEIGHTS not in flags:
             raise SuiteError(f"systems.{name}: {why}")
         clips = prompts.count * len(suite.seeds)
         weights, protocols, missing = None, {}, None
         try:
             weights = systems.weights(spec.adapter, system)
-            protocols = scorer.protocols(suite.metrics, clips, frames)
+            protocols = systems.ask(
+                suite.scorer, "protocols", lambda: scorer.protocols(suite.metrics, clips, frames)
+            )
         except WeightsMissing as error:
             missing = str(error)
         question = {

@@ -44,6 +44,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
 
 import numpy as np
@@ -198,12 +199,12 @@ def weights(path: str, system: System) -> str | None:
 
 def seconds_per_clip(path: str, system: System) -> float:
     """The system's own guess. Raises SuiteError where that is no number of seconds."""
-    guess = ask(path, "seconds_per_clip()", system.seconds_per_clip)
-    if not isinstance(guess, int | float) or not 0 <= guess < math.inf:
+    guess: object = ask(path, "seconds_per_clip()", system.seconds_per_clip)
+    if not isinstance(guess, Real) or not 0 <= float(guess) < math.inf:
         raise SuiteError(
             f"{path}: seconds_per_clip() is {guess!r}, not a number of seconds: return a rough guess"
         )
-    return guess
+    return float(guess)
 
 
 def count(path: str, knobs: Mapping[str, Knob], name: str, absent: int) -> int:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from magic141.data.pictures import as_rgb
 from magic141.errors import InputError
 
 Frame = NDArray[np.uint8]
@@ -196,12 +197,7 @@ def read_image(path: Path) -> Frame:
         OSError, ValueError, SyntaxError, Image.DecompressionBombError: it is missing, no image, damaged or too large.
     """
     with Image.open(path) as image:
-        upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I;16"):  # `convert` would cut them, and those of "I" and "F", at 255
-        upright = Image.fromarray((np.asarray(upright) / 257).round().astype(np.uint8))
-    if upright.mode in ("I", "F"):
-        raise InputError(f"pixels of mode {upright.mode!r} have no white; convert it to 8 or 16 bits")
-    return np.asarray(upright.convert("RGB"), dtype=np.uint8)
+        return np.asarray(as_rgb(ImageOps.exif_transpose(image)), dtype=np.uint8)
 
 
 def _images(source: Source) -> Iterator[Frame]:

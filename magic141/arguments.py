@@ -210,7 +210,7 @@ def check_seed(seed: int) -> None:
 
 def _is_entry(item: object) -> bool:
     match item:
-        case [int() | float(), str()]:
+        case [Real(), str()]:
             return True
     return False
 
@@ -221,5 +221,5 @@ def _check_integer(name: str, value: object) -> None:
 
 
 def _check_number(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if isinstance(value, bool | str) or not hasattr(value, "__float__"):  # a tensor of one element has it
         raise InputError(f"{name}={value!r} must be a number")

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from magic141.data.pictures import as_rgb
 from magic141.errors import InputError
-from magic141.video import as_rgb, read_image
+from magic141.video import read_image
 
 ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 

@@ -248,7 +248,7 @@ class SlidingWindow:
         settings = self.settings
         ready = new if last else new[:, :, : new.shape[2] - settings.cross_fade]
         with self.pipe.stage_hook(stages.VAE_DECODE):
-            vae, device = self.pipe.vae, self.pipe._execution_device
+            vae, device = self.pipe.vae, self.pipe.ready(self.pipe.vae)
             if settings.chaining == "latent":
                 part = ready.to(device, vae.dtype)
                 video, self.state = vae.decode_next(part, self.state)

@@ -30,7 +30,7 @@ from transformers import CLIPModel, PreTrainedTokenizerFast
 from magic141 import adapter, arguments, longvideo, stages, weights
 from magic141.autoencoder import AutoencoderMagic141
 from magic141.conditioning import Condition, as_batch, encode_image, encode_prompt, known_channels, visible
-from magic141.errors import InputError, WeightsCorrupt
+from magic141.errors import InputError, Magic141Error, WeightsCorrupt
 from magic141.images import ImageInput, as_pixels
 from magic141.scheduler import Generators
 from magic141.solvers import Times, check_solver, own_guidance, stepper
@@ -97,14 +97,20 @@ class Magic141Pipeline(DiffusionPipeline):
         """
         hub = {name: kwargs.pop(name) for name in weights.HUB_ARGUMENTS if name in kwargs}
         folder = weights.resolve(pretrained_model_name_or_path, hub)
-        dtype = kwargs.pop("torch_dtype", None)
-        dtype = kwargs.setdefault("dtype", torch.float32 if dtype is None else dtype)
+        asked = (kwargs.pop("dtype", None), kwargs.pop("torch_dtype", None))
+        dtype = kwargs["dtype"] = next((one for one in asked if one is not None), torch.float32)
+        if not isinstance(dtype, torch.dtype | dict):
+            raise InputError(f"dtype={dtype!r} must be a torch.dtype, or a dict with one by part")
         try:
             for part, where in weights.shared(folder).items():
                 if part not in kwargs:
                     kwargs[part] = _borrowed(part, where, folder, _dtype_of(part, dtype))
             return super().from_pretrained(str(folder), **kwargs)
-        except (OSError, SafetensorError) as error:
+        except Magic141Error:
+            raise
+        except (OSError, SafetensorError, json.JSONDecodeError) as error:
+            if kwargs.keys() - {"dtype"}:  # it may be what was asked for that is not there
+                raise
             raise WeightsCorrupt(f"{folder} cannot be loaded: {error}. Fetch or save it again") from error
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
@@ -112,19 +118,15 @@ class Magic141Pipeline(DiffusionPipeline):
 
         A folder that held a student's difference from its teacher holds the whole pipeline afterwards, unsealed.
         """
-        super().save_pretrained(save_directory, **kwargs)
         folder = Path(save_directory)
+        for name in (weights.SHARED, adapter.FILE, weights.SUMS):  # they would win over what is saved
+            (folder / name).unlink(missing_ok=True)
+        super().save_pretrained(save_directory, **kwargs)
         parts = (path for part in self.components for path in folder.glob(f"{part}/*config.json"))
         for path in (folder / weights.INDEX, *parts):
             config = json.loads(path.read_text("utf-8"))
             if config.pop("_name_or_path", None) is not None:
                 path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8", newline="\n")
-        for name in (
-            weights.SHARED,
-            adapter.FILE,
-            weights.SUMS,
-        ):  # of what was there: they would win over this
-            (folder / name).unlink(missing_ok=True)
 
     @torch.no_grad()
     def __call__(
@@ -328,28 +330,29 @@ class Magic141Pipeline(DiffusionPipeline):
 
     def _encode_texts(self, prompts: list[str], negatives: list[str]) -> tuple[Tensor, Tensor]:
         """Text tokens and pooled vectors of the negative prompts, then of the prompts."""
-        fetch(self.text_encoder)
-        device = self._execution_device
-        return encode_prompt(
-            self.text_encoder, self.tokenizer, [*negatives, *prompts], allow_empty=True, device=device
+        texts = [*negatives, *prompts]
+        where, here = self.ready(self.text_encoder), self._execution_device
+        tokens, pooled = encode_prompt(
+            self.text_encoder, self.tokenizer, texts, allow_empty=True, device=where
         )
+        return tokens.to(here), pooled.to(here)
 
     def _image_latent(self, pixels: Tensor) -> Tensor:
         """The clean latent (B, 16, 1, h, w) of pixels (B, 3, H, W) in [-1, 1]."""
-        clip = pixels.unsqueeze(2).to(self._execution_device, self.vae.dtype)
-        return self.vae.encode(clip).float()
+        clip = pixels.unsqueeze(2).to(self.ready(self.vae), self.vae.dtype)
+        return self.vae.encode(clip).float().to(self._execution_device)
 
     def _image_tokens(self, pixels: Tensor) -> Tensor:
         """Image tokens (B, 16, 128) of pixels (B, 3, H, W) in [-1, 1]."""
         native = self.text_encoder.config.vision_config.image_size
         if pixels.shape[-2:] != (native, native):
             pixels = F.interpolate(pixels, (native, native), mode="bilinear", antialias=True)
-        fetch(self.text_encoder)
-        return encode_image(self.text_encoder, pixels, device=self._execution_device)
+        tokens = encode_image(self.text_encoder, pixels, device=self.ready(self.text_encoder))
+        return tokens.to(self._execution_device)
 
     def _decode(self, latents: Tensor) -> Tensor:
         """Pixels (B, 3, T, H, W), about [-1, 1]."""
-        return self.vae.decode(latents.to(self._execution_device, self.vae.dtype)).float()
+        return self.vae.decode(latents.to(self.ready(self.vae), self.vae.dtype)).float()
 
     def _noise(self, shape: tuple[int, ...], generator: Generators, given: Tensor | None) -> Tensor:
         device = self._execution_device
@@ -357,12 +360,16 @@ class Magic141Pipeline(DiffusionPipeline):
             return given.to(device, torch.float32)
         return randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
 
-
-def fetch(model: nn.Module) -> None:
-    """Bring a model that diffusers keeps elsewhere to its device, as a call of it would: parts of it are called."""
-    hook: Any = getattr(model, "_hf_hook", None)
-    if hook is not None:
+    def ready(self, model: nn.Module) -> torch.device:
+        """The device on which `model` computes, which need not be the others'; brought there first, where diffusers
+        keeps it elsewhere until it is called, as it is not here: parts of it are.
+        """
+        hook: Any = getattr(model, "_hf_hook", None)
+        if hook is None:
+            return torch.device(str(model.device))
         hook.pre_forward(model)
+        where = getattr(hook, "execution_device", None)
+        return self._execution_device if where is None else torch.device(where)
 
 
 def _dtype_of(part: str, asked: Any) -> Any:

@@ -38,9 +38,8 @@ def with_solver(name: Solver, scheduler: SchedulerMixin) -> SchedulerMixin:
 
 def own_shift(scheduler: SchedulerMixin) -> float:
     """The shift of its times, unless it is asked for another."""
-    if isinstance(
-        getattr(type(scheduler), "shift", None), property
-    ):  # `set_shift` leaves the configuration alone
+    # `set_shift` leaves the configuration alone.
+    if isinstance(getattr(type(scheduler), "shift", None), property):
         return float(scheduler.shift)
     # A configuration that came from another scheduler's may have its word for it, unused.
     taken = inspect.signature(type(scheduler).__init__).parameters

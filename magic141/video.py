@@ -19,6 +19,7 @@ from av.video.stream import VideoStream
 from PIL import Image, ImageOps
 
 from magic141.arguments import check_fps
+from magic141.data.pictures import as_rgb
 from magic141.errors import InputError
 
 Frames = npt.NDArray[np.uint8]
@@ -194,19 +195,12 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
     try:
         with Image.open(path) as image:
             return as_rgb(ImageOps.exif_transpose(image))
+    except InputError as error:
+        raise InputError(f"image {os.fspath(path)!r} cannot be used: {error}") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(
             f"cannot read an image from {os.fspath(path)!r}: {_reason(error)}. Give a PNG, JPEG or WebP file"
         ) from error
-
-
-def as_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as RGB, 8 bits a channel. Raises InputError for one whose range nobody knows."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):  # `convert` would cut it at 255
-        raise InputError(f"image has mode {image.mode!r}, which has no white: convert it to RGB first")
-    return image.convert("RGB")
 
 
 def check_writable(path: str | os.PathLike[str]) -> Path:

@@ -44,7 +44,11 @@ def speed_ups(rows: Sequence[Row]) -> list[SpeedUp]:
     found = []
     for fast in (row for row in rows if _is(row, FEW, guided=False)):
         for slow in (row for row in rows if _is(row, MANY, guided=True)):
-            same = fast.run is slow.run and all(fast.knobs.get(knob) == slow.knobs.get(knob) for knob in WORK)
+            same = (
+                fast.run is slow.run
+                and _environment(fast) == _environment(slow)
+                and all(fast.knobs.get(knob) == slow.knobs.get(knob) for knob in WORK)
+            )
             if not same or fast.latency is None or slow.latency is None:
                 continue
             found.append(SpeedUp(fast, slow, *ratio(slow.latency, fast.latency), ceiling(slow)))
@@ -102,6 +106,10 @@ def pace(row: Row, other: Row) -> str:
     if 1 / SLOWER <= ratio <= SLOWER:
         return ""
     return f" (but a fixed piece of work took the machine {text.times(ratio)} as long beside it)"
+
+
+def _environment(row: Row) -> str:
+    return row.record.fingerprint if row.record else ""
 
 
 def _is(row: Row, steps: int, *, guided: bool) -> bool:

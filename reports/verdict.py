@@ -79,28 +79,24 @@ def _cheapest(metric: Metric, best: Point) -> tuple[Point, Markup]:
     sentence = Markup(wording).format(
         link(nearest.row),
         _score(nearest),
-        _faster(nearest, best),
-        (", though the intervals of the two latencies overlap" if _overlap(nearest.row, best.row) else "")
-        + speedup.pace(nearest.row, best.row),
+        *_faster(nearest, best),
     )
     return reaching or best, sentence
 
 
-def _faster(point: Point, best: Point) -> Markup:
-    """How much less time a clip takes, of a batch its share, with an interval where both times have one."""
+def _faster(point: Point, best: Point) -> tuple[Markup, str]:
+    """How much less time a clip takes, of a batch its share, with an interval where both times have one; and what
+    speaks against it.
+    """
     ratio, low, high = best.seconds / point.seconds, None, None
     if point.row.latency and best.row.latency:
         whole, low, high = speedup.ratio(best.row.latency, point.row.latency)
         share = ratio / whole
         low, high = (None if bound is None else bound * share for bound in (low, high))
     hover = "from the ends of both 95 % intervals, and so wider than one of 95 %"
-    return Markup("{} faster{}").format(text.times(ratio, low, high), speedup.bounds(ratio, low, high, hover))
-
-
-def _overlap(faster: Row, slower: Row) -> bool:
-    high = faster.latency.high if faster.latency else None
-    low = slower.latency.low if slower.latency else None
-    return high is not None and low is not None and high >= low
+    overlap = ", though the intervals of the two latencies overlap" if low is not None and low <= 1 else ""
+    said = Markup("{} faster{}").format(text.times(ratio, low, high), speedup.bounds(ratio, low, high, hover))
+    return said, overlap + speedup.pace(point.row, best.row)
 
 
 def _speed(row: Row) -> Markup:

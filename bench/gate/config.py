@@ -13,6 +13,7 @@ from bench.errors import SuiteError, nearest
 from bench.gate_policy import Policy, looks
 from bench.hardware import ROOT
 from bench.records import Knob, digest
+from bench.scorers import Clips, objection
 from bench.suite import PromptSpec, Strict
 
 DEFAULT = ROOT / "bench" / "gates.yaml"
@@ -138,7 +139,7 @@ def read(path: Path) -> Gates:
     for name in gates.cells:
         gates.knobs(name)
     if gates.quality:
-        systems.make(gates.quality.adapter, gates.quality.knobs)
+        system = systems.make(gates.quality.adapter, gates.quality.knobs)
         prompts = len(gates.quality.prompts.scenes())
         if prompts < 2:
             raise SuiteError(
@@ -146,6 +147,9 @@ def read(path: Path) -> Gates:
             )
         scorer = systems.find(gates.quality.scorer, "scorer")
         scorer.protocols(list(gates.quality.margins), prompts, 0)
+        known = Clips(gates.quality.prompts.split is not None, None, fps=system.fps)
+        if why := objection(scorer, known):
+            raise SuiteError(f"{path}: quality: {why}")
         for name in set(gates.quality.margins) & set(getattr(scorer, "of_all_clips", ())):
             raise SuiteError(
                 f"{path}: quality: margins: {name} is of all clips together, and a gate pairs prompts: name another"

@@ -118,8 +118,8 @@ def metric(name: str, base: Any, head: Any, margin: float) -> Finding:
     scored = [pair for pair in pairs if pair != (None, None)]
     valid = [pair for pair in scored if None not in pair]
     if len(valid) < len(scored) or len(valid) < 2:
-        detail = f"{len(valid)} of {prompts} prompts have a score on both sides, and {len(scored)} on one: "
-        detail += "two at least must, and none on one side alone"
+        detail = f"{len(valid)} of {prompts} prompts have a score on both sides, and {len(scored) - len(valid)} on one "
+        detail += "side alone: two at least must have both, and none one alone"
         return Finding(QUALITY, name, "INVALID", detail=detail)
     a, b = np.asarray(valid, dtype=np.float64).T
     target = base["target"]

@@ -88,7 +88,7 @@ def command_of(stage: str, minutes: float, most: int) -> Callable[..., None]:
         from magic141.train import recipes
 
         check_folder(out / stage, "--out")
-        if latents is not None:
+        if latents is not None and not any(latents.glob("*/done.json")):  # a set that is there is only read
             check_folder(latents, "--latents")
         if threads:
             torch.set_num_threads(threads)

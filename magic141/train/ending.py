@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from magic141.train.loop import Progressed
@@ -20,7 +21,7 @@ def leave(stage: str, seen: Progressed, folder: Path, seed: int, device: str) ->
     Where it took no step since they were written, they stay: they name the command and the commit that trained.
     """
     path = folder / "card.json"
-    if path.exists() and vars(seen).items() <= json.loads(path.read_text("utf-8")).items():
+    if vars(seen).items() <= _facts(path).items():
         return
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
@@ -33,7 +34,8 @@ def leave(stage: str, seen: Progressed, folder: Path, seed: int, device: str) ->
         "machine": f"{platform.machine()}, {platform.system()}, {_named(device)}",
         **vars(seen),
     }
-    path.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+    path.with_suffix(".tmp").write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+    os.replace(path.with_suffix(".tmp"), path)
     if points := _points(folder / "loss.jsonl"):
         _plot(points, folder / "loss.png")
 
@@ -44,6 +46,14 @@ def _named(device: str) -> str:
     if device == "cpu":
         return f"{torch.get_num_threads()} threads"
     return torch.cuda.get_device_name(device)
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """What a card says; nothing where there is none, or a version that wrote it in place was cut off."""
+    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return found
+    return {}
 
 
 def _points(path: Path) -> list[dict[str, float]]:

@@ -25,7 +25,9 @@ def same_plan(folder: Path, asked: dict[str, Any], remedy: str = "give this one 
         old = json.loads(path.read_text("utf-8"))
         for name, value in asked.items():
             if name not in old:
-                raise InputError(f"{path} is of an older version, which did not say of what {name}: {remedy}")
+                raise InputError(
+                    f"{path} is of an older version, which did not write down its {name}: {remedy}"
+                )
             if old[name] != value:
                 raise InputError(
                     f"{folder} holds a run with {name}={old[name]!r}, and {value!r} is asked: {remedy}"

@@ -95,7 +95,9 @@ def test_of_two_systems_only_knobs_that_both_have_are_a_change(make: Make, tmp_p
 
 def test_a_cell_of_other_code_says_so(make: Make, tmp_path: Path) -> None:
     folders = tmp_path / "a", tmp_path / "b"
-    one, two = (cell(make, folder, [1.0], sources_sha256=folder.name * 64) for folder in folders)
+    one, two = (
+        cell(make, folder, [1.0], sources_sha256=folder.name * 64, adapter="acme:A") for folder in folders
+    )
     latency, _ = compare({"c0": one}, {"c0": two}, folders, {"c0": "x"})
     assert latency.verdict == "the system's code differs"
 
@@ -137,3 +139,14 @@ def test_a_narrow_terminal_tells_two_step_counts_apart(make: Make) -> None:
     shown = printed(tables.rows(found))
     assert "…" not in shown
     assert {"num_inference_steps=2", "num_inference_steps=4"} <= set(shown.split())
+
+
+def test_a_record_that_does_not_know_its_code_accuses_nobody(make: Make, tmp_path: Path) -> None:
+    folders = tmp_path / "a", tmp_path / "b"
+    before = cell(make, folders[0], [1.0], sources_sha256=None, adapter="")
+    after = cell(make, folders[1], [1.0], sources_sha256="b" * 64, adapter="acme:A")
+    latency, _ = compare({"c0": before}, {"c0": after}, folders, {"c0": "x"})
+    assert latency.verdict == "one process each"
+    moved = after.model_copy(update={"fingerprint": "e" * 16})
+    latency, _ = compare({"c0": before}, {"c0": moved}, folders, {"c0": "x"})
+    assert latency.verdict == "environments differ"

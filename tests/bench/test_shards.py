@@ -13,6 +13,7 @@ from bench import runner, shards, tables
 from bench.command import Command
 from bench.errors import RunError, SuiteError
 from bench.records import Manifest, Record, RecordError, Store, latest
+from bench.shards import _check_sources
 from bench.suite import Suite, read
 from tests.bench.test_cli import bench
 
@@ -179,3 +180,11 @@ def test_a_file_that_is_not_the_recorded_one_is_refused(
     with pytest.raises((RecordError, RunError), match="No such file"):
         shards.merge([one, bad], tmp_path / "out", "…")
     assert not list(tmp_path.glob("*out*"))  # nothing half-made, under whatever name
+
+
+def test_other_code_behind_a_system_is_not_merged(tmp_path: Path, make: Callable[..., Record]) -> None:
+    run = tmp_path / "a"
+    made = [make("c0", adapter="acme:A", sources_sha256=one * 64) for one in "ab"]
+    _check_sources({"c0": [(made[0], run)], "c1": [(made[0], run)]})
+    with pytest.raises(RunError, match="the code behind .* is not the same"):
+        _check_sources({"c0": [(made[0], run)], "c1": [(made[1], tmp_path / "b")]})

@@ -1,4 +1,5 @@
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -511,3 +512,29 @@ def test_a_system_may_have_prompts_and_metrics_of_its_own() -> None:
     )
     with pytest.raises(SuiteError, match="systems.long.metrics` names a value twice"):
         parse(plain(systems={"long": long | {"metrics": ["noise", "noise"]}}), "s")
+
+
+@dataclass
+class Chosen(Fake):
+    """What only an override makes whole: at four steps it takes no guidance."""
+
+    guided: bool = True
+
+    def __post_init__(self) -> None:
+        if self.num_inference_steps == 4 and self.guided:
+            raise SuiteError("four steps take no guidance")
+
+
+def test_a_point_that_an_override_makes_whole_is_planned() -> None:
+    overrides = [
+        {"when": {"num_inference_steps": 2}, "set": {"guided": True}},
+        {"when": {"num_inference_steps": 4}, "set": {"guided": False}},
+    ]
+    spec = SystemSpec.model_validate(
+        {
+            "adapter": f"{__name__}:Chosen",
+            "axes": {"num_inference_steps": [2, 4]},
+            "overrides": overrides,
+        }
+    )
+    assert [point["guided"] for point in spec.knob_points("chosen")] == [True, False]

@@ -1,8 +1,13 @@
 """Figures: what is written into them can be read."""
 
+import re
+
 from matplotlib.figure import Figure
 
-from reports.plots import Label, _write
+from reports.load import load
+from reports.metrics import metrics
+from reports.plots import Label, _write, against_latency
+from reports.rows import rows
 
 
 def test_of_labels_that_would_lie_on_each_other_the_first_is_written():
@@ -18,3 +23,10 @@ def test_of_labels_that_would_lie_on_each_other_the_first_is_written():
     ]
     _write(axes, labels, figure.dpi)
     assert [text.get_text() for text in axes.texts] == ["16", "4", "8"]
+
+
+def test_step_counts_stand_at_the_points(make, tmp_path):
+    cells = [make.record(steps=steps, quality=1 - 0.9 / steps) for steps in (3, 17)]
+    main = metrics(rows(load([make.run(tmp_path / "run", cells)])))[0]
+    picture = against_latency(main, "p", {point.row.series: 0 for point in main.systems}, large=True)
+    assert {"3", "17"} <= set(re.findall(r">(\d+)</text>", picture))

@@ -97,3 +97,11 @@ def test_a_gain_measured_at_another_speed_of_the_machine_says_so(make, tmp_path,
     warning = f"(but a fixed piece of work took the machine {said} as long beside it)"
     assert (warning in sentence) == (said is not None)
     assert said is not None or "fixed piece" not in sentence
+
+
+def test_times_of_two_environments_are_no_speed_up(make, tmp_path):
+    cells = [
+        cell(make, "teacher", 28, 2.0, 4.5),
+        cell(make, "student", 4, 1.0, 0.3).model_copy(update={"fingerprint": "e" * 16}),
+    ]
+    assert not speed_ups(rows(load([make.run(tmp_path / "run", cells)])))

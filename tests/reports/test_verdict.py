@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from bench.records import DISTURBED, MASKED, Prompts, Timing
+from bench.records import DISTURBED, MASKED, Contamination, Prompts, Timing
 from reports.load import load
 from reports.metrics import Point, metrics
 from reports.rows import rows
@@ -196,3 +196,19 @@ def test_only_the_same_prompts_are_ranked(make, tmp_path):
     cells = [cell(make, 2, 0.5, 0.1, prompts=few), cell(make, 8, 1.1, 0.1), cell(make, 28, 1.0, 0.1)]
     (main,) = metrics(rows(load([make.run(tmp_path / "run", cells)])))
     assert main.comparable().best().row.steps == 28
+
+
+def test_a_batch_gains_by_its_share_with_its_interval(make, tmp_path):
+    def timed(median, low, high):
+        return {"end to end": Timing(median=median, low=low, high=high, n=5)}
+
+    batch = cell(make, 4, 1.1, 0.2, knobs={"batch_size": 16}, stages=timed(16.0, 15.0, 17.0))
+    alone = cell(make, 28, 1.0, 0.2, stages=timed(4.0, 3.9, 4.1))
+    second = read(make.run(tmp_path / "run", [batch, alone]))[1]
+    assert second.endswith("4.0× faster [3.7 – 4.4].")
+
+
+def test_a_machine_that_was_slower_beside_one_is_said(make, tmp_path):
+    slow, fast = ((Contamination(seconds=1.0, pace=pace),) for pace in (2e-3, 1e-3))
+    cells = [cell(make, 8, 1.1, 0.2, contamination=slow), cell(make, 28, 1.0, 0.2, contamination=fast)]
+    assert "took the machine 2× as long beside it" in read(make.run(tmp_path / "run", cells))[1]

@@ -37,3 +37,9 @@ def test_the_card_names_the_run_that_trained_last(tmp_path):
     assert leave(tmp_path, Progressed(8, 32, 1.5), seed=2)["seed"] == 1  # it took no step
     assert leave(tmp_path, Progressed(16, 64, 3.0), seed=3)["seed"] == 3
     assert leave(tmp_path, Progressed(16, 64, 2.9), seed=4)["seed"] == 4  # trained anew
+
+
+def test_a_card_that_was_cut_off_is_written_anew(tmp_path):
+    (tmp_path / "card.json").write_text('{"stage": "t2i", "com')
+    (tmp_path / "loss.jsonl").write_text("")
+    assert leave(tmp_path, Progressed(1, 4, 0.1))["samples"] == 4
