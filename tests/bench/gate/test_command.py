@@ -168,12 +168,12 @@ def test_the_gates_of_the_project_are_valid() -> None:
 
 
 def test_what_a_worker_says_is_shown_as_it_is(bench: Run, repository: Repository, tmp_path: Path) -> None:
-    said_by_head = "no weights in [/tmp/x, /opt/y]:\n\t[b, c] \x1b[31m| end"
+    said_by_head = "no weights in [/one/x, /two/y]:\n\t[b, c] \x1b[31m| end"
     repository.commit("head", f"def FAULT(): raise KeyError({said_by_head!r}) from None")
     junit, markdown = tmp_path / "gate.xml", tmp_path / "gate.md"
     code, said = bench("--base", "base", "--head", "head", "--junit", junit, "--markdown", markdown)
     assert code == 3
-    assert "[/tmp/x, /opt/y]" in " ".join(said.split())
+    assert "[/one/x, /two/y]" in " ".join(said.split())
     ElementTree.parse(junit)
     (row,) = [line for line in markdown.read_text().split("<details>")[0].splitlines() if "INVALID**" in line]
     assert row.count("|") == len(report.HEADINGS) + 1
