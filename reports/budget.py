@@ -35,7 +35,7 @@ def budget(found: Sequence[Setting]) -> Budget | None:
         return None
     # Of equal step counts the best one, so that the bar is not lowered by a bad system.
     baseline = min(dense, key=lambda one: (-(one.row.steps or 0), one.point.cost))
-    found = [one for one in found if one.point.environment == baseline.point.environment]
+    found = [one for one in found if one.row.environment == baseline.row.environment]
     choices = []
     for share in SHARES:
         reached = [one for one in found if one.point.cost <= allowed(baseline, share)]

@@ -29,11 +29,6 @@ class Point:
         return self.value if self.score.better == "lower" else -self.value
 
     @property
-    def environment(self) -> str:
-        """Only within one may times be compared."""
-        return self.row.record.fingerprint if self.row.record else ""
-
-    @property
     def seconds(self) -> float:
         """A clip, text to file."""
         return self.row.clip_seconds

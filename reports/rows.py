@@ -102,6 +102,11 @@ class Row:
         return self.knobs.get("task") == FROM_IMAGE, self.long, prompts
 
     @property
+    def environment(self) -> str:
+        """Only within one may times be compared; empty before there is a record."""
+        return self.record.fingerprint if self.record else ""
+
+    @property
     def video_seconds(self) -> float | None:
         """Seconds of video in one batch of clips."""
         if self.record is None or self.record.real_time_factor is None or self.latency is None:

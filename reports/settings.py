@@ -66,7 +66,7 @@ class Setting:
         of two environments say nothing about the settings.
         """
         mine, its = self._costs(), other._costs()
-        here = self.point.environment == other.point.environment
+        here = self.row.environment == other.row.environment
         return here and all(a <= b for a, b in zip(mine, its, strict=True)) and mine != its
 
     def _costs(self) -> tuple[float, float, float]:

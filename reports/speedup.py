@@ -19,6 +19,9 @@ FEW, MANY = 4, 28
 WORK = ("task", "num_frames", "seconds", "batch_size")
 """Knobs that say how much is made: only equal work is compared."""
 
+WIDER = "from the ends of both 95 % intervals, and so wider than one of 95 %"
+"""Of the interval of a ratio: what a reader should know."""
+
 
 @dataclass(frozen=True)
 class SpeedUp:
@@ -46,7 +49,7 @@ def speed_ups(rows: Sequence[Row]) -> list[SpeedUp]:
         for slow in (row for row in rows if _is(row, MANY, guided=True)):
             same = (
                 fast.run is slow.run
-                and _environment(fast) == _environment(slow)
+                and fast.environment == slow.environment
                 and all(fast.knobs.get(knob) == slow.knobs.get(knob) for knob in WORK)
             )
             if not same or fast.latency is None or slow.latency is None:
@@ -81,7 +84,7 @@ def _gain(gain: SpeedUp, name: Markup) -> Markup:
     if gain.ratio < 1:
         found, word = inverse(*found), "slower"
     counts = " and ".join(str(row.latency.n) for row in (gain.fast, gain.slow) if row.latency)
-    hover = f"n = {counts}; from the ends of both 95 % intervals, and so wider than one of 95 %"
+    hover = f"n = {counts}; {WIDER}"
     return Markup("{} is <strong>{} {}</strong>{}{}").format(
         name, text.times(*found), word, bounds(*found, hover), pace(gain.fast, gain.slow)
     )
@@ -106,10 +109,6 @@ def pace(row: Row, other: Row) -> str:
     if 1 / SLOWER <= ratio <= SLOWER:
         return ""
     return f" (but a fixed piece of work took the machine {text.times(ratio)} as long beside it)"
-
-
-def _environment(row: Row) -> str:
-    return row.record.fingerprint if row.record else ""
 
 
 def _is(row: Row, steps: int, *, guided: bool) -> bool:

@@ -62,7 +62,7 @@ def _best(metric: Metric, best: Point) -> Markup:
 
 def _cheapest(metric: Metric, best: Point) -> tuple[Point, Markup]:
     """The fastest setting whose interval reaches the best score, and the sentence that says so."""
-    here = [point for point in metric.systems if point.environment == best.environment]
+    here = [point for point in metric.systems if point.row.environment == best.row.environment]
     cheaper = sorted(
         (point for point in here if point.seconds < best.seconds and not point.row.masked),
         key=lambda point: point.seconds,
@@ -93,9 +93,10 @@ def _faster(point: Point, best: Point) -> tuple[Markup, str]:
         whole, low, high = speedup.ratio(best.row.latency, point.row.latency)
         share = ratio / whole
         low, high = (None if bound is None else bound * share for bound in (low, high))
-    hover = "from the ends of both 95 % intervals, and so wider than one of 95 %"
     overlap = ", though the intervals of the two latencies overlap" if low is not None and low <= 1 else ""
-    said = Markup("{} faster{}").format(text.times(ratio, low, high), speedup.bounds(ratio, low, high, hover))
+    said = Markup("{} faster{}").format(
+        text.times(ratio, low, high), speedup.bounds(ratio, low, high, speedup.WIDER)
+    )
     return said, overlap + speedup.pace(point.row, best.row)
 
 
