@@ -43,6 +43,8 @@ class Command:
     retry: bool
     failed: tuple[Record, ...]
     """Of the cells that are done, those whose failure `retry` would try again."""
+    changed: tuple[str, ...]
+    """Systems with records that other code outside this repository made."""
 
     @classmethod
     def make(
@@ -93,6 +95,7 @@ class Command:
         environment = hardware.environment(suite.threads)
         done: set[str] = set()
         failed: tuple[Record, ...] = ()
+        changed: tuple[str, ...] = ()
         if folder is not None:
             store, fingerprint = Store(folder), environment.fingerprint
             todo = {cell.id for cell in runner.pending(cells, store, fingerprint, retry)}
@@ -100,6 +103,7 @@ class Command:
             records = latest(store.records())
             kept = [records[cell.id] for cell in cells if cell.id in done]
             failed = tuple(record for record in kept if record.outcome in runner.RETRIED)
+            changed = _changed(cells, records)
         if old is not None and shard is None:
             asked, shard = old.asked, old.shard
         return cls(
@@ -118,6 +122,7 @@ class Command:
             ray=ray,
             retry=retry,
             failed=failed,
+            changed=changed,
         )
 
     def plan(self) -> Table:
@@ -146,26 +151,15 @@ class Command:
                 outcomes = Counter(record.outcome for record in self.failed)
                 counts = ", ".join(f"{number} {outcome}" for outcome, number in sorted(outcomes.items()))
                 lines.append(f"of these {len(self.failed)} failed ({counts}): --retry runs them again")
-            if changed := self._changed():
-                lines.append(f"the code behind {', '.join(changed)} has changed since: these cells run again")
+            if self.changed:
+                lines.append(
+                    f"the code behind {', '.join(self.changed)} has changed since: these cells run again"
+                )
             if self.old.fingerprint != self.environment.fingerprint:
                 lines.append(
                     "the environment has changed since (code, packages or machine): all cells run again"
                 )
         return "\n".join(lines)
-
-    def _changed(self) -> list[str]:
-        """Systems with records that other code outside this repository made."""
-        assert self.folder is not None
-        records = latest(Store(self.folder).records())
-        old = (
-            cell.system
-            for cell in self.cells
-            if (record := records.get(cell.id))
-            and record.adapter  # of a version that wrote its sources down
-            and record.sources_sha256 != cell.sources_sha256
-        )
-        return list(dict.fromkeys(old))
 
     def execute(self, console: Console, command: str) -> int:
         """Runs what is left; returns the exit code: 130 after Ctrl-C, 1 where no cell ended well, else 0."""
@@ -247,6 +241,17 @@ def planned(cells: Sequence[Cell], budgets: Sequence[Budget]) -> tuple[PlannedCe
         )
         for cell, budget in zip(cells, budgets, strict=True)
     )
+
+
+def _changed(cells: Sequence[Cell], records: Mapping[str, Record]) -> tuple[str, ...]:
+    old = (
+        cell.system
+        for cell in cells
+        if (record := records.get(cell.id))
+        and record.adapter  # of a version that wrote its sources down
+        and record.sources_sha256 != cell.sources_sha256
+    )
+    return tuple(dict.fromkeys(old))
 
 
 def _check_asked(cells: Sequence[Cell], old: Manifest, run: Path) -> None:
