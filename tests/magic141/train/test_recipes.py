@@ -124,7 +124,9 @@ def test_a_run_of_an_older_version_is_told_what_to_do(tmp_path):
     plan = json.loads(path.read_text())
     del plan["encoders"]
     path.write_text(json.dumps(plan))
-    with pytest.raises(InputError, match="older version, which did not write down its encoders: delete .*t2i"):
+    with pytest.raises(
+        InputError, match="older version, which did not write down its encoders: delete .*t2i"
+    ):
         run.same_plan("t2i")
 
 
