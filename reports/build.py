@@ -75,7 +75,8 @@ def _page(runs: Sequence[Run]) -> str:
     problems += exam_problems + analytic_problems + claims_problems + long_problems
     ranked = main.comparable() if main else None
     chosen = settings.settings(ranked) if ranked else []
-    best = settings.front(chosen)
+    useful = settings.above_noise(chosen, ranked) if ranked else []
+    best = settings.front(useful)
     context = {
         "runs": runs,
         "cells": cells,
@@ -95,6 +96,7 @@ def _page(runs: Sequence[Run]) -> str:
         "command": f"python -m reports build {' '.join(map(_named, runs))} -o report.html",
         "budget": budget.budget(chosen),
         "front": best,
+        "noisy": [one for one in chosen if one not in useful],
         "front_figure": Markup(front.draw(ranked, chosen, best, "front"))
         if ranked and len(chosen) > 1
         else "",

@@ -39,6 +39,8 @@ LONG = (
     "match_statistics",
     "cross_fade",
 )
+NOISE = "noise"
+"""The reference row of suites that shows what a worthless clip scores."""
 OURS = ("bench.baselines.lab:Lab", "bench.baselines.longvideo:LongVideo")
 """Adapters of our pipeline. Others may have a knob `model` as well."""
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
@@ -91,6 +93,12 @@ def settings(metric: Metric) -> list[Setting]:
 def front(found: Sequence[Setting]) -> list[Setting]:
     """Those that no other dominates, fastest first."""
     return [one for one in found if not any(other.dominates(one) for other in found)]
+
+
+def above_noise(found: Sequence[Setting], metric: Metric) -> list[Setting]:
+    """Those that score better than the reference `noise`, if there is one: being cheap is no merit of the others."""
+    levels = [point.cost for point in metric.references if point.row.system == NOISE]
+    return [one for one in found if all(one.point.cost < level for level in levels)]
 
 
 def peak(memory: Memory) -> int | None:

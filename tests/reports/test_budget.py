@@ -9,7 +9,7 @@ from reports.front import ahead
 from reports.load import load
 from reports.metrics import metrics
 from reports.rows import rows
-from reports.settings import command, front, python, settings
+from reports.settings import above_noise, command, front, python, settings
 
 LONG = "bench.baselines.longvideo:LongVideo"
 LAB = "bench.baselines.lab:Lab"
@@ -51,6 +51,21 @@ def test_the_front_is_what_nothing_beats_and_zeros_are_no_saving(found):
 
 def test_what_is_on_the_front_for_its_memory_alone_is_not_joined(found):
     assert [one.row.system for one in ahead(front(found[1]))] == ["bad", "four", "dense"]
+
+
+def test_what_scores_as_noise_does_is_on_no_front_however_cheap(make, tmp_path):
+    cells = [
+        cell(make, "good", 8, 1.0, 100),
+        cell(make, "wrecked", 2, 30.5, 10, knobs={"sparsity": "structured-0.75"}),
+        cell(make, "noise", 0, 30.0, 1, role="reference"),
+    ]
+    folder = make.run(tmp_path / "run", cells)
+    metric = metrics(rows(load([folder])))[0]
+    assert [one.row.system for one in front(settings(metric))] == ["wrecked", "good"]
+    assert [one.row.system for one in above_noise(settings(metric), metric)] == ["good"]
+    html = build([folder], tmp_path / "r.html").read_text()
+    lead = html[html.index("No other setting is as good") :].split("</p>")[0]
+    assert lead.index(">good") < lead.index("Left out, because noise scores as well") < lead.index(">wrecked")
 
 
 def test_equal_settings_do_not_beat_each_other(make, tmp_path):
