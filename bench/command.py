@@ -321,7 +321,12 @@ def knobs(words: Sequence[str]) -> dict[str, Knob]:
         name, separator, value = word.partition("=")
         if not separator or not name:
             raise SuiteError(f"--knob {word}: give NAME=VALUE")
-        found[name] = yaml.safe_load(value)
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise SuiteError(
+                f"--knob {word}: {value!r} is no YAML value; quote it: {name}='\"…\"'"
+            ) from error
     return found
 
 

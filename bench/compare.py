@@ -11,6 +11,7 @@ import numpy as np
 from bench.errors import RunError
 from bench.records import END_TO_END, Record, Score, Timing, read_samples
 from evals import statistics
+from evals.compare import verdict
 
 
 @dataclass(frozen=True)
@@ -108,17 +109,10 @@ def _score(a: Record, b: Record, name: str, label: str, differences: np.ndarray 
         return Difference(*line, verdict="undefined")
     if differences is None:
         return Difference(*line, interval=f"{two.value - one.value:+.3g}", verdict="no paired samples")
-    mean, low, high, n = statistics.mean(differences)
-    text = f"{mean:+.3g} [{low:+.3g}, {high:+.3g}]"
-    return Difference(*line, interval=text, n=str(n), verdict=_verdict(low, high, one))
-
-
-def _verdict(low: float, high: float, score: Score) -> str:
-    if low <= 0 <= high:
-        return "no difference seen"
-    if score.better == "target":
-        return "differs"
-    return "better" if (low > 0) == (score.better == "higher") else "worse"
+    found = statistics.mean(differences)
+    bounds = f" [{found.low:+.3g}, {found.high:+.3g}]" if found.n > 1 else ""
+    shown = f"{found.value:+.3g}{bounds}"
+    return Difference(*line, interval=shown, n=str(found.n), verdict=verdict(found, one.better))
 
 
 def _latency(a: Record, b: Record, label: str) -> Difference:

@@ -8,18 +8,17 @@ import importlib.util
 import os
 import platform
 import runpy
-import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from time import perf_counter
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import psutil
 
 from bench.records import Environment
-from magic141 import precision
+from magic141 import precision, source
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONED = (
@@ -62,8 +61,8 @@ def environment(threads: int | None = None) -> Environment:
     return Environment(
         source_sha256=source_sha256(),
         constraints_sha256=_text_sha256(constraints) if constraints.exists() else None,
-        commit=_git("rev-parse", "HEAD"),
-        dirty=None if (status := _git("status", "--porcelain")) is None else bool(status),
+        commit=source.git("rev-parse", "HEAD"),
+        dirty=None if (status := source.git("status", "--porcelain")) is None else bool(status),
         platform=platform.platform(),
         python=platform.python_version(),
         cpu=_cpu_name(),
@@ -125,12 +124,23 @@ def _nvml_device() -> tuple[str | None, int | None]:
     except Exception:  # no driver, no library, no permission: all mean that there is no device to use
         return None, None
     try:
-        if os.environ.get("CUDA_VISIBLE_DEVICES") == "" or pynvml.nvmlDeviceGetCount() == 0:
-            return None, None
-        device = pynvml.nvmlDeviceGetHandleByIndex(0)
+        device = _first_visible(pynvml, os.environ.get("CUDA_VISIBLE_DEVICES", "0"))
         return str(pynvml.nvmlDeviceGetName(device)), pynvml.nvmlDeviceGetCudaComputeCapability(device)[0]
+    except (pynvml.NVMLError, ValueError):  # no such device, and CUDA then sees none
+        return None, None
     finally:
         pynvml.nvmlShutdown()
+
+
+def _first_visible(nvml: Any, visible: str) -> Any:
+    """The device that CUDA calls 0, by what `CUDA_VISIBLE_DEVICES` says: an index, or the UUID of a card or a slice.
+
+    Cards of several kinds are counted by NVML as CUDA does with `CUDA_DEVICE_ORDER=PCI_BUS_ID`.
+    """
+    first = visible.split(",")[0].strip()
+    if first.startswith(("GPU-", "MIG-")):
+        return nvml.nvmlDeviceGetHandleByUUID(first)
+    return nvml.nvmlDeviceGetHandleByIndex(int(first))
 
 
 def _torch_is_built_for_cuda() -> bool:
@@ -194,14 +204,6 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _git(*args: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _cpu_name() -> str:

@@ -245,9 +245,9 @@ def memory_limit(limit: int | None) -> Iterator[None]:
     import resource
 
     held = measure.process_status("self")["VmData"]
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    before, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (held + limit, hard))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
+        resource.setrlimit(resource.RLIMIT_DATA, (before, hard))

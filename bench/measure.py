@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import gc
 import math
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter_ns
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
 
 from bench.records import NOT_MEASURABLE, Bytes, Memory, Timing, Windows
 from evals import statistics
+
+if TYPE_CHECKING:
+    from bench import nvml
 
 
 class Stopwatch:
@@ -236,8 +238,12 @@ def _live_tensor_bytes() -> int:
     return sum(storages.values())
 
 
-def memory(generate: Callable[[Stopwatch], object], baseline: int) -> Memory:
+def memory(
+    generate: Callable[[Stopwatch], object], baseline: int, device: nvml.Device | None = None
+) -> Memory:
     """Peaks over one warm call of `generate`, which gets the stopwatch to mark its stages with.
+
+    `device` is asked what the driver counts for this process.
 
     On CUDA per stage, allocated and reserved; on a CPU live tensor bytes, in a second call of their own.
     """
@@ -251,7 +257,7 @@ def memory(generate: Callable[[Stopwatch], object], baseline: int) -> Memory:
             resident=resident.read(),
             cuda_allocated=stages.peak or NOT_MEASURABLE,
             cuda_reserved=stages.reserved or NOT_MEASURABLE,
-            nvml_process=_nvml_process_bytes(),
+            nvml_process=(device and device.process_bytes()) or NOT_MEASURABLE,
             cuda_by_stage=stages.peaks,
         )
     generate(Stopwatch())
@@ -296,19 +302,3 @@ def only(resident: Bytes, cuda_allocated: Bytes = NOT_MEASURABLE) -> Memory:
         cuda_reserved=NOT_MEASURABLE,
         nvml_process=NOT_MEASURABLE,
     )
-
-
-def _nvml_process_bytes() -> Bytes:
-    import pynvml
-    import torch
-
-    pynvml.nvmlInit()
-    try:
-        device = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties().uuid}")
-        processes = pynvml.nvmlDeviceGetComputeRunningProcesses(device)
-    except pynvml.NVMLError:
-        return NOT_MEASURABLE
-    finally:
-        pynvml.nvmlShutdown()
-    own = [process.usedGpuMemory for process in processes if process.pid == os.getpid()]
-    return own[0] if own and own[0] else NOT_MEASURABLE

@@ -57,6 +57,14 @@ class Device:
             return sum(process.pid != os.getpid() and psutil.pid_exists(process.pid) for process in running)
         return 0
 
+    def process_bytes(self) -> int | None:
+        """Memory that this process holds on the device, as the driver counts it."""
+        with contextlib.suppress(self.nvml.NVMLError):
+            running = self.nvml.nvmlDeviceGetComputeRunningProcesses(self.handle)
+            # 0 and None: a container does not see its own process, or Windows does not tell.
+            return next((int(one.usedGpuMemory or 0) for one in running if one.pid == os.getpid()), 0) or None
+        return None
+
     def joules(self) -> float | None:
         """Energy since the driver was loaded, of the whole card: idle power and other processes included.
 

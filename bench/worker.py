@@ -220,10 +220,11 @@ def _passes(job: Job, phase: _Phase, found: dict[str, Any]) -> None:
     def generate(stages: measure.Stopwatch) -> None:
         kept[:] = [_generate(system, _batch(requests, cell, 0), phase.watch(stages))]
 
-    found["memory"] = measure.memory(generate, baseline)
+    device = nvml.open_device()
+    found["memory"] = measure.memory(generate, baseline, device)
     quiet = phase.enter("energy")
     found["energy_joules"] = energy.joules(
-        lambda: _generate(system, _batch(requests, cell, 0), quiet), nvml.open_device()
+        lambda: _generate(system, _batch(requests, cell, 0), quiet), device
     )
     if RANDOM_WEIGHTS in cell.flags:
         return  # a score of noise would be taken for the system's

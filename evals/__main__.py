@@ -13,7 +13,7 @@ from rich.table import Table
 
 from evals import clip_world
 from evals.catalogue import STATISTICS, WEIGHTS, check_metrics
-from magic141.errors import InputError, Magic141Error
+from magic141.errors import Magic141Error
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 judge_app = typer.Typer(no_args_is_help=True, help="The network that judges clips of the lab world.")
@@ -274,8 +274,9 @@ def main() -> None:
     """Run the door; errors that a caller can mend are printed without a traceback, exit code 2."""
     try:
         app()
-    except (Magic141Error, InputError) as error:
-        console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
+    except Magic141Error as error:
+        message = f"[red]error:[/red] {escape(str(error))}"
+        Console(stderr=True).print(message, highlight=False, soft_wrap=True)
         raise SystemExit(2) from error
 
 

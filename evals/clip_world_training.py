@@ -22,12 +22,12 @@ from transformers import PreTrainedTokenizerFast
 from evals import training
 from evals.clip_world import CARD_FILE, FOLDER, WEIGHTS_FILE
 from evals.judge_data import corrupt
-from evals.judge_training import current_commit
 from evals.judges import to_pixels
 from evals.protocol import sha256_of
 from magic141.data.factors import FRAME_SIZE
 from magic141.data.render import render
 from magic141.data.world import VOCABULARY, Scene, World
+from magic141.source import commit
 
 PAD, END, BEGIN, UNKNOWN = SPECIAL_TOKENS = ("[pad]", "[end]", "[begin]", "[unknown]")
 CONTEXT = 40
@@ -216,7 +216,7 @@ def export(model: open_clip.CLIP, output: Path, facts: dict[str, Any]) -> None:
         "sha256": {path.name: sha256_of(path) for path in sorted(partial.iterdir())},
         "bytes": sum(path.stat().st_size for path in partial.iterdir()),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "commit": current_commit(),
+        "commit": commit(),
         "torch": torch.__version__,
         "open_clip": open_clip.__version__,
         **facts,

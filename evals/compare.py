@@ -57,7 +57,7 @@ def compare(first: ScoreFile, second: ScoreFile) -> Iterator[Comparison]:
             continue
         befores, afters = zip(*values, strict=True)
         difference = statistics.paired_difference(afters, befores)
-        yield Comparison(name, one, two, difference, _verdict(difference, one))
+        yield Comparison(name, one, two, difference, verdict(difference, one.better))
 
 
 def _by_key(file: ScoreFile, by_prompt: bool) -> dict[Key, ClipResult]:
@@ -74,9 +74,12 @@ def _by_key(file: ScoreFile, by_prompt: bool) -> dict[Key, ClipResult]:
     return found
 
 
-def _verdict(difference: Estimate, score: Score) -> Verdict:
+def verdict(difference: Estimate, better: str) -> Verdict:
+    """What a paired `difference` says of the second one; `better` is as in `Score`. One pair shows nothing."""
+    if difference.n < 2:
+        return "not testable"
     if difference.low <= 0 <= difference.high:
         return "no difference shown"
-    if score.better in ("target", "descriptive"):
+    if better in ("target", "descriptive"):
         return "differs"
-    return "better" if (difference.value > 0) == (score.better == "higher") else "worse"
+    return "better" if (difference.value > 0) == (better == "higher") else "worse"

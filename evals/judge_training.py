@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from evals.protocol import sha256_of
 from magic141.data.factors import FRAME_SIZE
 from magic141.data.world import Scene, World
 from magic141.precision import native_bfloat16
+from magic141.source import commit
 
 _UNSEEN = 1_000_000
 """Offset of the compositional scenes that the judge learns from: it must know all pairs, but no scene of a test."""
@@ -181,7 +181,7 @@ def export(model: WorldJudge, output: Path, facts: dict[str, Any]) -> None:
         "sha256": sha256_of(output),
         "bytes": output.stat().st_size,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "commit": current_commit(),
+        "commit": commit(),
         "torch": torch.__version__,
         **facts,
     }
@@ -192,11 +192,3 @@ def write_card(output: Path, card: dict[str, Any]) -> None:
     temporary = output.with_suffix(".json.tmp")
     temporary.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, output.with_suffix(".json"))
-
-
-def current_commit() -> str:
-    root = Path(__file__).parent.parent
-    found = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or "unknown"

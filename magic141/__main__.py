@@ -5,6 +5,7 @@ Arguments are checked before PyTorch is imported, and so is `--help` written.
 
 import json
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -166,9 +167,10 @@ def generate(
     video.check_writable(output)
     picture = None if image is None else video.read_image(image)
     folder = weights_folder.resolve(model)
+    tokenizer, shipped = weights_folder.tokenizer(folder), folder.parent == weights_folder.SHIPPED
     for _, text in schedule:
-        arguments.check_prompt(weights_folder.tokenizer(folder), text)
-        if folder.parent == weights_folder.SHIPPED and (words := arguments.untaught(text)):
+        arguments.check_prompt(tokenizer, text)
+        if shipped and (words := arguments.untaught(tokenizer, text)):
             warn(
                 f"{model} was never taught {', '.join(map(repr, words))}, and makes noise of such prompts: "
                 "leave them out"
@@ -184,7 +186,7 @@ def generate(
     if pipe.device.type == "cuda":
         import torch
 
-        clock.synchronize = torch.cuda.synchronize
+        clock.synchronize = partial(torch.cuda.synchronize, pipe.device)
 
     optional = {"guidance_scale": guidance, "image_guidance_scale": image_guidance, "shift": shift}
     options: dict[str, Any] = {"image": picture, "num_inference_steps": steps} | {
@@ -194,7 +196,7 @@ def generate(
         options |= {name: value for name, value in against_drift.items() if value is not None}
         write_long(pipe, clock, plan, output, prompt=schedule, seed=seed, **options)
     else:
-        stages_left = 3 + steps if at_once else 4 + steps + (picture is None)
+        stages_left = 3 + steps if at_once else 4 if frames == 1 else 4 + steps + (picture is None)
         with progress(clock, stages_left) as hook:
             options |= {"prompt": schedule[0][1], "num_frames": frames, "factorised": not at_once}
             clip = run(pipe, hook, seed=seed, **options)

@@ -29,7 +29,7 @@ MAX_WORDS = 38
 
 def check_prompt(tokenizer: Tokenizer, prompt: str, allow_empty: bool = False) -> None:
     """`prompt` has words, at most `MAX_WORDS`, and all of them in the vocabulary of the word-level `tokenizer`."""
-    words = tokenizer.normalizer.normalize_str(prompt).split()
+    words = _words(tokenizer, prompt)
     if not words and not allow_empty:
         raise InputError(f"prompt {prompt!r} has no words: describe the scene, such as {EXAMPLE!r}")
     if len(words) > MAX_WORDS:
@@ -47,9 +47,13 @@ def check_prompt(tokenizer: Tokenizer, prompt: str, allow_empty: bool = False) -
         )
 
 
-def untaught(prompt: str) -> list[str]:
+def _words(tokenizer: Tokenizer, prompt: str) -> list[str]:
+    return list(tokenizer.normalizer.normalize_str(prompt).split())
+
+
+def untaught(tokenizer: Tokenizer, prompt: str) -> list[str]:
     """Words of `prompt` that the shipped weights know of and make noise of: no caption of their training had them."""
-    return [word for word in dict.fromkeys(prompt.lower().split()) if word in STATING]
+    return [word for word in dict.fromkeys(_words(tokenizer, prompt)) if word in STATING]
 
 
 def check_num_frames(num_frames: int) -> None:
@@ -64,6 +68,18 @@ def check_num_inference_steps(num_inference_steps: int) -> None:
     _check_integer("num_inference_steps", num_inference_steps)
     if not 1 <= num_inference_steps <= 1000:
         raise InputError(f"num_inference_steps={num_inference_steps} must lie in 1..1000: 28 is a good start")
+
+
+def check_device(name: str) -> None:
+    """`name` is a device of this machine that holds numbers."""
+    import torch
+
+    try:
+        if torch.empty(0, device=name).is_meta:
+            raise InputError("device 'meta' holds no numbers: try cpu")
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {name!r} cannot be used ({reason}): try cpu") from error
 
 
 def check_generator(generator: object, count: int) -> None:

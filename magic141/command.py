@@ -77,14 +77,7 @@ def load(folder: Path, device: str | None, precision: Precision) -> "Magic141Pip
     from magic141.pipeline import Magic141Pipeline
 
     target = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        if torch.empty(0, device=target).is_meta:
-            raise InputError("device 'meta' holds no numbers: try cpu, or leave --device out")
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"device {target!r} cannot be used ({reason}): try cpu, or leave --device out"
-        ) from error
+    arguments.check_device(target)
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     # Not the VAE: in bfloat16 a pixel is wrong by up to a grey level, and decoding takes little of the time.

@@ -84,10 +84,10 @@ class VideoWriter:
         _check_frames(frames)
         try:
             if self._container is None:
-                self._container = av.open(self.path, "w", format="mp4", options=_FRAGMENTED)
+                container = av.open(self.path, "w", format="mp4", options=_FRAGMENTED)
                 # Without looking ahead, the encoder holds no frame back.
-                self._stream = _add_stream(self._container, frames, self.fps, f"{_X264}:rc-lookahead=0")
-                self._shape = frames.shape[1:]
+                self._stream = _add_stream(container, frames, self.fps, f"{_X264}:rc-lookahead=0")
+                self._container, self._shape = container, frames.shape[1:]
             if frames.shape[1:] != self._shape:
                 raise InputError(
                     f"frames have shape {frames.shape[1:]} after frames of {self._shape}: resize them"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.records import NOT_MEASURABLE, Memory
+from bench.records import NOT_MEASURABLE, Knob, Memory
 from reports.metrics import Metric, Point
 from reports.rows import FROM_IMAGE, STEPS, Row
 
@@ -121,7 +121,8 @@ def command(row: Row) -> str:
     if (sparsity := str(knobs.get("sparsity", "none"))) != "none":
         target = "./" + f"{model.rsplit('/', 1)[-1]}-{sparsity}".replace("+", "-")
         words = ["python", "-m", "magic141", "sparsify", "--model", model, "--sparsity", sparsity]
-        words += ["--criterion", str(criterion)] if (criterion := knobs.get("criterion")) else []
+        if (criterion := _criterion(knobs)) is not None:
+            words += ["--criterion", criterion, "--refit"]
         words += precision if dtype != "float32" else []
         lines.append(shlex.join([*words, "-o", target]))
         model = target
@@ -150,10 +151,7 @@ def python(row: Row) -> str:
         parts = [f"pipe.{part}.to(torch.bfloat16)" for part in ("transformer", "text_encoder")]
         lines = ["import torch", *lines, *parts]
     if knobs.get("sparsity", "none") != "none":
-        words = ", ".join(
-            repr(knobs[name]) for name in ("sparsity", "criterion") if knobs.get(name) is not None
-        )
-        lines += ["from magic141.sparsify import apply, parse", f"apply(pipe, *parse({words}))"]
+        lines += _sparsified(knobs)
     if (solver := knobs.get("solver")) is not None:
         lines += [
             "from magic141.solvers import with_solver",
@@ -168,6 +166,22 @@ def python(row: Row) -> str:
     call = "pipe.stream" if long else "pipe"
     lines.append(f"{'parts' if long else 'result'} = {call}({PROMPT!r}, {image}{', '.join(arguments)})")
     return "\n".join(lines)
+
+
+def _criterion(knobs: Mapping[str, Knob]) -> str | None:
+    """What makes a part important, where that is looked up on training scenes: the lab's adapter then refits."""
+    criterion = knobs.get("criterion")
+    return None if criterion in (None, "magnitude") else str(criterion)
+
+
+def _sparsified(knobs: Mapping[str, Knob]) -> list[str]:
+    """Lines of Python that prune and quantise `pipe` as the lab's adapter does."""
+    sparsity = knobs["sparsity"]
+    lines = ["from magic141.sparsify import apply, parse"]
+    if (criterion := _criterion(knobs)) is None:
+        return [*lines, f"apply(pipe, *parse({sparsity!r}))"]
+    lines += ["from magic141.train import calibrate", f"shown = calibrate.losses(pipe, {knobs[STEPS]!r})"]
+    return [*lines, f"apply(pipe, *parse({sparsity!r}, {criterion!r}, refit=True), calibration=shown)"]
 
 
 def _ours(row: Row) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.baselines.lab import Lab
 from bench.baselines.reference import Truth
-from bench.systems import Output, Request, Stages
+from bench.systems import Output, Request, Stages, to_uint8
 from magic141 import arguments
 from magic141.data.factors import FRAME_SIZE
 from magic141.longvideo_plan import Plan
@@ -97,7 +97,7 @@ class LongVideo(Lab):
             shift=self.shift,
             generator=torch.Generator().manual_seed(request.seed),
         )
-        into[:] = (output.frames[0, : self.num_frames] * 255).round()
+        into[:] = to_uint8(output.frames[0, : self.num_frames])
 
 
 @dataclass

@@ -13,6 +13,7 @@ import json
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 from collections import Counter
 from enum import StrEnum
@@ -28,6 +29,7 @@ from bench.gate.baseline import fingerprint
 from bench.gate.config import LATENCY, Gates
 from bench.gate.run import Question, run
 from bench.records import digest
+from magic141.errors import Magic141Error
 
 STEP = "denoising step"
 PEAK_BYTES = 28_875_784
@@ -110,12 +112,8 @@ def prove(
     out: Annotated[Path, typer.Option("--out", metavar="DIR")] = Path("results/proof"),
 ) -> None:
     """Run real gates over a known fault and count verdicts; exit code 1 where one is not what it must be."""
-    try:
-        asked = config.read(file)
-        asked = asked if fault is Fault.AA else small(asked)
-    except SuiteError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+    asked = config.read(file)
+    asked = asked if fault is Fault.AA else small(asked)
     # What another tree, machine or gates file gave lies elsewhere, and does not count.
     out = out / digest([asked.id, trees.sha256(hardware.ROOT), fingerprint()])[:12]
     out.mkdir(parents=True, exist_ok=True)
@@ -162,5 +160,14 @@ def _mine(fault: Fault, found: dict[str, Any]) -> list[dict[str, Any]]:
     return [one for one in found["findings"] if fault is Fault.AA or one["check"] == CHECKS[fault]]
 
 
+def main() -> None:
+    """Run the door; errors that a caller can mend are printed without a traceback, exit code 2."""
+    try:
+        typer.run(prove)
+    except Magic141Error as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
 if __name__ == "__main__":
-    typer.run(prove)
+    main()

@@ -6,10 +6,11 @@ import contextlib
 import json
 import os
 import platform
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from magic141.source import commit
 
 if TYPE_CHECKING:
     from magic141.train.loop import Progressed
@@ -23,12 +24,9 @@ def leave(stage: str, seen: Progressed, folder: Path, seed: int, device: str) ->
     path = folder / "card.json"
     if vars(seen).items() <= _facts(path).items():
         return
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     facts = {
         "stage": stage,
-        "commit": commit or "unknown",
+        "commit": commit(),
         "command": "python -m magic141.train " + " ".join(sys.argv[1:]),
         "seed": seed,
         "machine": f"{platform.machine()}, {platform.system()}, {_named(device)}",

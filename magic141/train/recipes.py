@@ -41,11 +41,9 @@ from magic141.train.latents import (
     rounded_sha256,
 )
 from magic141.train.loop import Progressed, Settings
+from magic141.train.options import CLIPS_STORED
 from magic141.train.resident import sampler_on
 from magic141.train.student import as_shipped
-
-CLIPS_STORED = 12_000
-"""Clips that are encoded for training unless the command line asks for more; images and long clips in proportion."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -230,7 +230,7 @@ def test_runs_are_listed_shown_and_compared(tmp_path: Path, suite_file: SuiteFil
     assert "num_inference_steps=2" in shown
     assert "brightness" in shown
     compared = bench("diff", first, second, "--out", out)[1]
-    assert compared.count("no difference seen") == 4
+    assert compared.count("no difference shown") == 4
     assert "one process each" in compared
     one, two = (
         json.loads(line)["cell"] for line in (out / first / "records.jsonl").read_text().splitlines()[:2]

@@ -37,11 +37,17 @@ def test_pairs_see_what_means_cannot(make: Make, tmp_path: Path) -> None:
     assert found.verdict == "better"
     assert found.n == "64"
     assert verdict(make, tmp_path, noise, [value - 0.05 for value in noise]).verdict == "worse"
-    assert verdict(make, tmp_path, noise, noise).verdict == "no difference seen"
+    assert verdict(make, tmp_path, noise, noise).verdict == "no difference shown"
 
 
 def test_only_pairs_with_two_numbers_count(make: Make, tmp_path: Path) -> None:
     assert verdict(make, tmp_path, [1.0, None, 2.0, 3.0], [1.0, 5.0, None, 3.0]).n == "2"
+
+
+@pytest.mark.parametrize("change", [5.0, -5.0])
+def test_one_pair_shows_nothing(make: Make, tmp_path: Path, change: float) -> None:
+    found = verdict(make, tmp_path, [1.0], [1.0 + change])
+    assert (found.interval, found.n, found.verdict) == (f"{change:+.3g}", "1", "not testable")
 
 
 def test_protocols_must_agree(make: Make, tmp_path: Path) -> None:

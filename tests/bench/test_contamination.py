@@ -271,6 +271,22 @@ def test_a_device_is_read() -> None:
     assert (reading.clock, reading.throttle, reading.others) == (1755, ("heat",), 1)
 
 
+def test_the_driver_counts_what_this_process_holds() -> None:
+    class Counting(FakeNvml):
+        held: int | None = 3_000
+
+        def nvmlDeviceGetComputeRunningProcesses(self, handle: object) -> list[object]:  # noqa: N802
+            return [
+                SimpleNamespace(pid=1, usedGpuMemory=9),
+                SimpleNamespace(pid=os.getpid(), usedGpuMemory=self.held),
+            ]
+
+    counting = Counting()
+    assert Device(counting, None).process_bytes() == 3_000
+    counting.held = None  # as Windows answers
+    assert Device(counting, None).process_bytes() is None
+
+
 def test_a_card_that_refuses_to_answer_costs_no_cell() -> None:
     class Slice(FakeNvml):
         def __getattribute__(self, name: str) -> Any:
@@ -278,6 +294,7 @@ def test_a_card_that_refuses_to_answer_costs_no_cell() -> None:
                 raise OSError("not supported")
             return super().__getattribute__(name)
 
+    assert Device(Slice(), None).process_bytes() is None
     reading = contamination.read(Device(Slice(), None))
     assert (reading.clock, reading.throttle, reading.others) == (None, (), 0)
 

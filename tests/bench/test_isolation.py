@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.isolation import Announcer, Isolation
+from bench.isolation import Announcer, Isolation, memory_limit
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +127,18 @@ def test_children_die_with_their_driver(tmp_path: Path) -> None:
     driver.wait()
     assert gone(child)
     assert gone(int((tmp_path / "grandchild").read_text()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+def test_a_memory_limit_ends_with_its_block() -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    lower = (1 << 40, before[1])
+    resource.setrlimit(resource.RLIMIT_DATA, lower)
+    try:
+        with memory_limit(1 << 30):
+            assert resource.getrlimit(resource.RLIMIT_DATA)[0] < lower[0]
+        assert resource.getrlimit(resource.RLIMIT_DATA) == lower
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)

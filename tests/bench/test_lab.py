@@ -1,12 +1,14 @@
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from bench.baselines.lab import Lab
 from bench.baselines.longvideo import LongTruth, LongVideo
-from bench.errors import SuiteError, UnsupportedError
+from bench.errors import InvalidOutputError, SuiteError, UnsupportedError
 from bench.measure import Stopwatch
 from bench.records import MASKED
 from bench.suite import PromptSpec, parse
@@ -182,6 +184,9 @@ def test_long_video_comes_in_windows(untrained: Path) -> None:
     assert output.frames.shape == (1, 32, 64, 64, 3)
     assert output.starts == ()
     assert output.first_frames is not None
+    whole._pipeline.vae.decode = lambda latents: torch.full((len(latents), 3, 33, 64, 64), math.nan)
+    with pytest.raises(InvalidOutputError, match="not finite"):
+        whole.generate(REQUESTS[:1], stopwatch)
 
 
 def test_long_truth_is_the_scene_for_as_long() -> None:

@@ -1,6 +1,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -389,6 +390,17 @@ def test_prompts_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("a\n\n b \n", encoding="utf-8")
     assert ids(plain(prompts={"file": str(path)})) == ids(plain())
+
+
+@pytest.mark.parametrize(
+    ("visible", "found"), [("0", 0), ("2,0", 2), ("GPU-abc", "GPU-abc"), ("MIG-1, 0", "MIG-1")]
+)
+def test_the_card_is_the_first_that_cuda_sees(visible: str, found: int | str) -> None:
+    asked = SimpleNamespace(nvmlDeviceGetHandleByIndex=int, nvmlDeviceGetHandleByUUID=str)
+    assert hardware._first_visible(asked, visible) == found
+    for nothing in ("", "NoDevFiles"):
+        with pytest.raises(ValueError, match="invalid literal"):
+            hardware._first_visible(asked, nothing)
 
 
 def test_auto_precision_is_resolved(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -287,7 +287,9 @@ def test_bad_prompts_are_refused_before_loading(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("prompt", "warned"), [(f"{PROMPT} quickly", True), (PROMPT, False)])
+@pytest.mark.parametrize(
+    ("prompt", "warned"), [(f"{PROMPT} quickly", True), (f"{PROMPT}, Quickly.", True), (PROMPT, False)]
+)
 def test_words_that_the_shipped_weights_make_noise_of_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prompt: str, warned: bool
 ) -> None:

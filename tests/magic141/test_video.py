@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from magic141 import video
 from magic141.errors import InputError
 from magic141.video import Frames, VideoWriter, check_writable, read_image, read_video, write_video
 
@@ -118,6 +119,17 @@ def test_same_parts_same_bytes(tmp_path: Path) -> None:
             for part in np.split(gradient(12), parts):
                 writer.write(part)
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+def test_an_encoder_that_is_missing_is_what_the_error_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> None:
+        raise av.error.EncoderNotFoundError(1, "no libx264")
+
+    monkeypatch.setattr(video, "_add_stream", missing)
+    with pytest.raises(InputError, match="no libx264"), VideoWriter(tmp_path / "clip.mp4", 16) as writer:
+        writer.write(gradient(5))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])

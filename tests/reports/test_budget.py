@@ -152,11 +152,12 @@ def test_a_clip_at_once_and_a_criterion_are_asked_for(make, tmp_path):
     assert "--at-once" in command(first)
     assert "factorised=False" in python(first)
     sparsify, generate = command(second).splitlines()
-    assert "--sparsity structured-0.5 --criterion taylor -o" in sparsify
+    assert "--sparsity structured-0.5 --criterion taylor --refit -o" in sparsify
     assert "--frames 17" in generate
     assert "--at-once" not in generate
     assert "--image-guidance 3" in generate
-    assert "parse('structured-0.5', 'taylor')" in python(second)
+    assert "shown = calibrate.losses(pipe, 4)" in python(second)
+    assert "apply(pipe, *parse('structured-0.5', 'taylor', refit=True), calibration=shown)" in python(second)
 
 
 def test_a_solver_is_asked_for(make, tmp_path):

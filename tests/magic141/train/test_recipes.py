@@ -206,10 +206,15 @@ def test_the_clip_stage_has_no_device(tmp_path):
         recipes.train_clip(recipes.Run(out=tmp_path, budget=1.0, samples=1, device="cuda"))
 
 
-def test_a_device_that_is_not_there_is_named(tmp_path):
-    result = CliRunner().invoke(app, ["t2i", "--device", "cuda:99", "--out", str(tmp_path)])
+@pytest.mark.parametrize("stage", ["t2i", "recover", "prior both"])
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [("cuda:99", "device 'cuda:99' cannot be used"), ("meta", "device 'meta' holds no numbers")],
+)
+def test_a_device_that_cannot_be_used_is_named(tmp_path, stage, device, said):
+    result = CliRunner().invoke(app, [*stage.split(), "--device", device, "--out", str(tmp_path)])
     assert isinstance(result.exception, InputError)
-    assert "--device cuda:99 cannot be used" in str(result.exception)
+    assert said in str(result.exception)
     assert not list(tmp_path.iterdir())
 
 
