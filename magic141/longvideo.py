@@ -199,7 +199,7 @@ class SlidingWindow:
             output_type="latent",
         )
         self.moments = moments(clip.frames[:, :, 1:])
-        self.tokens = self.pipe._image_tokens(clip.images)
+        self.tokens = self.pipe.image_tokens_of(clip.images)
         self.tail = clip.frames[:, :, :0]
         return self._finish(clip.frames, last)
 
@@ -211,18 +211,18 @@ class SlidingWindow:
         if not (continues and settings.anchor):
             with hook(stages.IMAGE_ENCODE):
                 if not continues:
-                    known = pipe._image_latent(self.frame)
+                    known = pipe.image_latent_of(self.frame)
                 if not settings.anchor:
-                    self.tokens = pipe._image_tokens(self.frame)
+                    self.tokens = pipe.image_tokens_of(self.frame)
         if prompt != self.prompt:
             with hook(stages.TEXT_ENCODE):
                 negatives = [settings.negative_prompt] if settings.guidance_scale != 1 else []
-                self.texts = pipe._encode_texts([prompt], negatives)
+                self.texts = pipe.encode_texts([prompt], negatives)
             self.prompt = prompt
 
         shape = pipe.latent_shape(1, settings.plan.window, settings.height, settings.width)
         latents = pipe.denoise(
-            pipe._noise(shape, settings.generator, None),
+            pipe.initial_noise(shape, settings.generator, None),
             Condition(*self.texts, settings.guidance_scale, self.tokens, known),
             Times(settings.num_inference_steps, settings.shift),
             settings.generator,

@@ -168,7 +168,8 @@ class Magic141Pipeline(DiffusionPipeline):
             latents: the initial noise of the video (B, 16, t, h, w), instead of drawing it.
             factorised: False makes the whole clip from text at once, without a picture first: the baseline.
             output_type: "np", "pt", "pil" or "latent".
-            callback_on_step_end: called after each step of image to video as diffusers does; may replace `latents`.
+            callback_on_step_end: called as diffusers does after each step of the clip, not of its picture; may change
+                `latents`.
 
         Raises:
             InputError: an argument is out of range; nothing has been computed then.
@@ -196,18 +197,18 @@ class Magic141Pipeline(DiffusionPipeline):
 
         times = Times(num_inference_steps, shift)
         with self.stage_hook(stages.TEXT_ENCODE):
-            texts = self._encode_texts(prompts, negatives if {guidance_scale, image_guidance} != {1} else [])
+            texts = self.encode_texts(prompts, negatives if {guidance_scale, image_guidance} != {1} else [])
 
         made: Tensor
         image_latent: Tensor | None = None
         if not factorised:
-            noise = self._noise(shape, generator, latents)
+            noise = self.initial_noise(shape, generator, latents)
             condition = Condition(*texts, guidance_scale)
             made = self.denoise(noise, condition, times, generator, self.stage_hook, callback_on_step_end)
         elif pixels is None:
             with self.stage_hook(stages.IMAGE):
                 one = (*shape[:2], 1, *shape[3:])
-                noise = self._noise(one, generator, latents if num_frames == 1 else None)
+                noise = self.initial_noise(one, generator, latents if num_frames == 1 else None)
                 made = self.denoise(noise, Condition(*texts, image_guidance), times, generator)
                 if num_frames > 1:
                     image_latent = made
@@ -215,10 +216,10 @@ class Magic141Pipeline(DiffusionPipeline):
 
         if pixels is not None:
             with self.stage_hook(stages.IMAGE_ENCODE):
-                image_tokens = self._image_tokens(pixels)
+                image_tokens = self.image_tokens_of(pixels)
                 if image_latent is None:
-                    image_latent = self._image_latent(pixels)
-            noise = self._noise(shape, generator, latents)
+                    image_latent = self.image_latent_of(pixels)
+            noise = self.initial_noise(shape, generator, latents)
             condition = Condition(*texts, guidance_scale, image_tokens, image_latent)
             made = self.denoise(noise, condition, times, generator, self.stage_hook, callback_on_step_end)
 
@@ -290,7 +291,7 @@ class Magic141Pipeline(DiffusionPipeline):
         count = 0 if clean is None else clean.shape[2]
         shown = clean
         if clean is not None and history_noise:
-            shown = clean + history_noise * self._noise(tuple(clean.shape), generator, None)
+            shown = clean + history_noise * self.initial_noise(tuple(clean.shape), generator, None)
         image_tokens, shown = visible(
             self.transformer.config.image_condition_type, condition.image_tokens, shown
         )
@@ -328,7 +329,7 @@ class Magic141Pipeline(DiffusionPipeline):
         # Not in place: a callback may have given a tensor that it keeps.
         return x if clean is None else torch.cat([clean, x[:, :, count:]], dim=2)
 
-    def _encode_texts(self, prompts: list[str], negatives: list[str]) -> tuple[Tensor, Tensor]:
+    def encode_texts(self, prompts: list[str], negatives: list[str]) -> tuple[Tensor, Tensor]:
         """Text tokens and pooled vectors of the negative prompts, then of the prompts."""
         texts = [*negatives, *prompts]
         where, here = self.ready(self.text_encoder), self._execution_device
@@ -337,12 +338,12 @@ class Magic141Pipeline(DiffusionPipeline):
         )
         return tokens.to(here), pooled.to(here)
 
-    def _image_latent(self, pixels: Tensor) -> Tensor:
+    def image_latent_of(self, pixels: Tensor) -> Tensor:
         """The clean latent (B, 16, 1, h, w) of pixels (B, 3, H, W) in [-1, 1]."""
         clip = pixels.unsqueeze(2).to(self.ready(self.vae), self.vae.dtype)
         return self.vae.encode(clip).float().to(self._execution_device)
 
-    def _image_tokens(self, pixels: Tensor) -> Tensor:
+    def image_tokens_of(self, pixels: Tensor) -> Tensor:
         """Image tokens (B, 16, 128) of pixels (B, 3, H, W) in [-1, 1]."""
         native = self.text_encoder.config.vision_config.image_size
         if pixels.shape[-2:] != (native, native):
@@ -354,7 +355,7 @@ class Magic141Pipeline(DiffusionPipeline):
         """Pixels (B, 3, T, H, W), about [-1, 1]."""
         return self.vae.decode(latents.to(self.ready(self.vae), self.vae.dtype)).float()
 
-    def _noise(self, shape: tuple[int, ...], generator: Generators, given: Tensor | None) -> Tensor:
+    def initial_noise(self, shape: tuple[int, ...], generator: Generators, given: Tensor | None) -> Tensor:
         device = self._execution_device
         if given is not None:
             return given.to(device, torch.float32)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from magic141.data.factors import BACKGROUNDS, CAMERAS, FRAME_SIZE, RADII, SHAPES
 from magic141.data.hashing import uniform
-from magic141.data.textures import TEXTURE_FIELDS, _sample
+from magic141.data.motion import Truth
+from magic141.data.textures import TEXTURE_FIELDS, sample
 from magic141.data.world import Scene
 
 INKS = (
@@ -42,17 +43,12 @@ def render(
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """Frames `start` … of each scene, uint8 (B, T, 64, 64, 3). `start` is one number, or one a scene."""
-    starts = [start] * len(scenes) if isinstance(start, int) else list(start)
-    truths = [scene.truth(num_frames, first) for scene, first in zip(scenes, starts, strict=True)]
+    starts, truths = _truths(scenes, num_frames, start)
     frames = torch.tensor(starts)[:, None] + torch.arange(num_frames)
     camera = torch.from_numpy(np.stack([truth.camera for truth in truths])).float().to(device)
     video = _background(scenes, camera, device)
     _veil(video, scenes, frames.to(device))
-    for depth in (1, 0):  # the subject last, so that nothing covers it
-        rows = [row for row, truth in enumerate(truths) if truth.positions.shape[1] > depth]
-        if rows:
-            looks = [scenes[row].late if depth else scenes[row].subject for row in rows]
-            _stamp(video, rows, [truths[row] for row in rows], depth, looks)
+    _draw_objects(video, scenes, truths)
     return video.permute(0, 1, 3, 4, 2).round_().to(torch.uint8)
 
 
@@ -63,15 +59,30 @@ def masks(
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """Where objects are, bool (B, T, 64, 64)."""
-    starts = [start] * len(scenes) if isinstance(start, int) else list(start)
-    truths = [scene.truth(num_frames, first) for scene, first in zip(scenes, starts, strict=True)]
+    _, truths = _truths(scenes, num_frames, start)
     cover = torch.zeros(len(scenes), num_frames, 1, FRAME_SIZE, FRAME_SIZE, device=device)
-    for depth in (1, 0):
+    _draw_objects(cover, scenes, truths, ink=torch.ones(1))
+    return cover[:, :, 0] > 0.5
+
+
+def _truths(
+    scenes: Sequence[Scene], num_frames: int, start: int | Sequence[int]
+) -> tuple[list[int], list[Truth]]:
+    """The first frame of each scene, and what is where from there on."""
+    starts = [start] * len(scenes) if isinstance(start, int) else list(start)
+    return starts, [scene.truth(num_frames, first) for scene, first in zip(scenes, starts, strict=True)]
+
+
+def _draw_objects(
+    canvas: Tensor, scenes: Sequence[Scene], truths: Sequence[Truth], ink: Tensor | None = None
+) -> None:
+    """Objects on `canvas` (B, T, C, 64, 64), in their colours unless `ink` (C,) is given."""
+    for depth in (1, 0):  # the subject last, so that nothing covers it
         rows = [row for row, truth in enumerate(truths) if truth.positions.shape[1] > depth]
         if rows:
             looks = [scenes[row].late if depth else scenes[row].subject for row in rows]
-            _stamp(cover, rows, [truths[row] for row in rows], depth, looks, ink=torch.ones(len(rows), 1))
-    return cover[:, :, 0] > 0.5
+            inks = None if ink is None else ink.expand(len(rows), -1)
+            _stamp(canvas, rows, [truths[row] for row in rows], depth, looks, inks)
 
 
 def _background(scenes: Sequence[Scene], camera: Tensor, device: torch.device | str) -> Tensor:
@@ -111,7 +122,7 @@ def _pattern(kind: str, scenes: Sequence[Scene], offset: Tensor) -> Tensor:
         seed = torch.tensor([scene.seed for scene in scenes], device=device).view(-1, 1, 1, 1)
         cells = torch.arange(32 * 32, device=device).view(32, 32)
         field = uniform(seed, 77, cells).expand(-1, offset.shape[1], -1, -1)
-        return torch.sigmoid(9.0 * (_sample(field, x / 4.0, y / 4.0) - 0.55))
+        return torch.sigmoid(9.0 * (sample(field, x / 4.0, y / 4.0) - 0.55))
     along = x[..., None, :] * angle.cos() + y[..., None] * angle.sin()
     if kind == "gradient":
         return (0.5 + (along - FRAME_SIZE / 2 * (angle.cos() + angle.sin())) / 90.0).clamp(0, 1)
@@ -171,7 +182,7 @@ def _distance(shape: str, x: Tensor, y: Tensor, r: Tensor) -> Tensor:
 
 
 def _stamp(
-    video: Tensor, rows: list[int], truths: list, depth: int, looks: list, ink: Tensor | None = None
+    video: Tensor, rows: list[int], truths: list[Truth], depth: int, looks: list, ink: Tensor | None = None
 ) -> None:
     """Draw object number `depth` of each truth into `video` (rows, T, C, 64, 64) in place."""
     device = video.device

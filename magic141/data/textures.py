@@ -49,15 +49,15 @@ def _count(most: int, density: Tensor) -> Tensor:
     return (torch.arange(most, device=density.device) < (most * density[:, None] / 1.4))[:, None].float()
 
 
-def _falling(seed: Tensor, most: int, speed: Tensor, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Particles that fall through the frame and enter again elsewhere: identity (1, 1, N), x, y, cycle (B, T, N)."""
+def _falling(seed: Tensor, most: int, speed: Tensor, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Particles that fall through the frame and enter again elsewhere: x, y, cycle, each (B, T, N)."""
     particle = torch.arange(most, device=seed.device)[None, None]
     owner = seed[:, None, None]
     height = FRAME_SIZE + 8.0
     fall = uniform(owner, particle, 3) * height + frames[..., None] * speed
     cycle = (fall / height).floor().long()
     x = uniform(owner, particle, 4, cycle) * (FRAME_SIZE + 24) - 12
-    return particle, x, fall - cycle * height - 4.0, cycle
+    return x, fall - cycle * height - 4.0, cycle
 
 
 def snow(seed: Tensor, density: Tensor, speed: Tensor, angle: Tensor, frames: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ def snow(seed: Tensor, density: Tensor, speed: Tensor, angle: Tensor, frames: Te
     owner, most = seed[:, None, None], 34
     each = torch.arange(most, device=seed.device)[None, None]
     pace = 0.75 * speed[:, None, None] * (0.6 + 0.8 * uniform(owner, each, 0))
-    _, x, y, cycle = _falling(seed, most, pace, frames)
+    x, y, cycle = _falling(seed, most, pace, frames)
     sway = 2.5 * torch.sin(2 * math.pi * (frames[..., None] / 26.0 + uniform(owner, each, 1, cycle)))
     width = 1.4 + 0.5 * uniform(owner, each, 2)[..., None]
     return _splat(x + sway + y * angle[:, None, None], y, _count(most, density), width, width, 4).clamp(
@@ -78,7 +78,7 @@ def rain(seed: Tensor, density: Tensor, speed: Tensor, angle: Tensor, frames: Te
     owner, most = seed[:, None, None], 30
     each = torch.arange(most, device=seed.device)[None, None]
     pace = 1.9 * speed[:, None, None] * (0.8 + 0.4 * uniform(owner, each, 0))
-    _, x, y, _ = _falling(seed, most, pace, frames)
+    x, y, _ = _falling(seed, most, pace, frames)
     return _splat(x + y * angle[:, None, None], y, _count(most, density), 1.3, 3.0, 7).clamp(max=1.0)
 
 
@@ -129,14 +129,14 @@ def clouds(seed: Tensor, density: Tensor, speed: Tensor, angle: Tensor, frames: 
     grid = torch.arange(FRAME_SIZE // 2, device=seed.device) * 2.0
     u = (grid[None, None] + shift[..., None]) / 10.0
     v = (grid[None, None] + shift[..., None] * angle[:, None, None]) / 10.0
-    field = _sample(field, u, v)
+    field = sample(field, u, v)
     cover = torch.sigmoid(2.5 * (field - 1.0 + 0.6 * density[:, None, None, None]))
     return F.interpolate(
         cover.view(b, t, *cover.shape[-2:]), scale_factor=2, mode="bilinear", align_corners=False
     )
 
 
-def _sample(field: Tensor, u: Tensor, v: Tensor) -> Tensor:
+def sample(field: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """Bilinear look-up with wrap-around: field (B, T, S, S) at columns u (B, T, W) and rows v (B, T, H)."""
     side = field.shape[-1]
 
@@ -155,7 +155,7 @@ def shimmer(seed: Tensor, density: Tensor, speed: Tensor, angle: Tensor, frames:
     side = 16
     field = _keyed(seed, frames, 7.0 / speed, side)
     place = torch.arange(FRAME_SIZE, device=seed.device).expand(*frames.shape, FRAME_SIZE) / 4.5
-    value = _sample(field, place, place)
+    value = sample(field, place, place)
     return torch.sigmoid(3.0 * (value - 0.9 + 0.4 * density[:, None, None, None]))
 
 

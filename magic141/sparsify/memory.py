@@ -9,6 +9,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from magic141.errors import InputError
+from magic141.sparsify import QUANTISED
 
 INT4_GROUP = 64
 """Weights that share a scale and a zero point in int4."""
@@ -34,8 +35,8 @@ def predicted_bytes(model: nn.Module, kind: str | None = None, dtype: torch.dtyp
     Raises:
         InputError: the kind is unknown.
     """
-    if kind not in (None, "int8", "int8-dynamic", "int4", "fp8"):
-        raise InputError(f"{kind=} is unknown; use None, 'int8', 'int8-dynamic', 'int4' or 'fp8'")
+    if kind not in (None, *QUANTISED):
+        raise InputError(f"{kind=} is unknown; use None or one of {', '.join(QUANTISED)}")
     total = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers())) * dtype.itemsize
     for layer in quantisable(model, kind).values() if kind else ():
         weights, rows = layer.weight.numel(), layer.out_features

@@ -17,6 +17,7 @@ from diffusers.quantizers.torchao.torchao_quantizer import TorchAoHfQuantizer
 from torch import Tensor
 
 from magic141.errors import InputError, UnsupportedError
+from magic141.sparsify import QUANTISED
 from magic141.sparsify.memory import INT4_GROUP, SENSITIVE, quantisable
 
 if TYPE_CHECKING:
@@ -109,8 +110,8 @@ def _packing(kind: str, setting: Any, device: torch.device) -> Any:
 
 
 def _check(kind: str, device: torch.device) -> None:
-    if kind not in (known := ("int8", "int8-dynamic", "int4", "fp8")):
-        raise InputError(f"{kind=} is unknown; use one of {', '.join(known)}")
+    if kind not in QUANTISED:
+        raise InputError(f"{kind=} is unknown; use one of {', '.join(QUANTISED)}")
     if find_spec("torchao") is None:
         raise UnsupportedError("torchao is not installed: `pip install 'magic141[quantise]'`")
     if kind == "fp8" or (kind == "int4" and device.type != "cpu"):

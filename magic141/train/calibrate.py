@@ -53,7 +53,7 @@ def losses_on(batches: list[Batch], fixed: Tensor | None = None, seed: int = 0) 
     def loss_on(batch: Batch, index: int) -> Callable[[Magic141Transformer3DModel], Tensor]:
         def flow(model: Magic141Transformer3DModel) -> Tensor:
             generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
-            t = asked(len(batch.latents), i2v.SHIFT, fixed, generator).to(batch.latents.device)
+            t = draw_times(len(batch.latents), i2v.SHIFT, fixed, generator).to(batch.latents.device)
             eps = normal(batch.latents, generator)
             with torch.autocast(t.device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16):
                 v = field(model, batch)(interpolate(batch.latents, eps, t), t)
@@ -64,7 +64,7 @@ def losses_on(batches: list[Batch], fixed: Tensor | None = None, seed: int = 0) 
     return [loss_on(batch, index) for index, batch in enumerate(batches)]
 
 
-def asked(count: int, shift: float, fixed: Tensor | None, generator: torch.Generator) -> Tensor:
+def draw_times(count: int, shift: float, fixed: Tensor | None, generator: torch.Generator) -> Tensor:
     """Times (count,): logit-normal and shifted, or drawn evenly from the `fixed` ones of few steps."""
     if fixed is None:
         return times(count, shift, generator)

@@ -13,10 +13,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from magic141.conditioning import known_channels, prior, visible
 from magic141.scheduler import interpolate, shift_time
-from magic141.train.flow import Batch, normal
-from magic141.transformer import Magic141Transformer3DModel, Magic141TransformerOutput
+from magic141.train.flow import Batch, ask, normal
+from magic141.transformer import Magic141Transformer3DModel
 
 Field = Callable[[Tensor, Tensor], Tensor]
 Text = tuple[Tensor, Tensor]
@@ -28,7 +27,7 @@ def field(transformer: Magic141Transformer3DModel, batch: Batch) -> Field:
     given = batch.latents[:, :, : batch.known]
 
     def velocity(x_t: Tensor, t: Tensor) -> Tensor:
-        v = _run(transformer, batch, x_t, t).sample
+        v = ask(transformer, batch, given, x_t, t).sample
         known = (x_t[:, :, : batch.known] - given) / t.view(-1, 1, 1, 1, 1)
         return torch.cat([known, v[:, :, batch.known :]], dim=2)
 
@@ -39,7 +38,8 @@ def features(
     transformer: Magic141Transformer3DModel, batch: Batch, x_t: Tensor, t: Tensor, layer: int
 ) -> Tensor:
     """The tokens of unknown frames (B, N, C) after block `layer`."""
-    (tokens,) = _run(transformer, batch, x_t, t, layer).features
+    given = batch.latents[:, :, : batch.known]
+    (tokens,) = ask(transformer, batch, given, x_t, t, layer).features
     return tokens[:, batch.known * tokens.shape[1] // x_t.shape[2] :]
 
 
@@ -105,19 +105,3 @@ def euler(of: Field, x_t: Tensor, times: Tensor) -> list[Tensor]:
         for now, then in itertools.pairwise(times):
             states.append(states[-1] + (then - now) * of(states[-1], now.expand(len(x_t))))
     return states
-
-
-def _run(
-    transformer: Magic141Transformer3DModel, batch: Batch, x_t: Tensor, t: Tensor, *layers: int
-) -> Magic141TransformerOutput:
-    image_tokens, given = visible(
-        transformer.config.image_condition_type, batch.image_tokens, batch.latents[:, :, : batch.known]
-    )
-    return transformer(
-        torch.cat([x_t, known_channels(x_t, given)], dim=1),
-        1000 * t,
-        prior(batch.text_tokens, image_tokens),
-        pooled_projections=batch.pooled,
-        continuation=batch.continuation,
-        feature_layers=layers,
-    )

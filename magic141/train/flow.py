@@ -21,7 +21,7 @@ from magic141.errors import InputError
 from magic141.presets import LAB
 from magic141.scheduler import interpolate, shift_time
 from magic141.train.latents import LatentSet
-from magic141.transformer import Magic141Transformer3DModel
+from magic141.transformer import Magic141Transformer3DModel, Magic141TransformerOutput
 
 DROPPED = 0.1
 CUT = 0.1
@@ -93,20 +93,8 @@ class Denoiser(nn.Module):
         t = times(len(x0), shift, generator).to(x0.device)
         eps = normal(x0, generator)
         clean = x0[:, :, : batch.known]
-        strength = condition_noise * torch.rand(len(x0), 1, 1, 1, 1, generator=generator)
-        shown = clean + strength.to(x0.device) * normal(clean, generator)
-        x_t = interpolate(x0, eps, t)
-        kind = self.transformer.config.image_condition_type
-        image_tokens, seen = visible(kind, batch.image_tokens, shown)
-        noisy = torch.cat([x_t, known_channels(x_t, seen)], dim=1)
-        output = self.transformer(
-            noisy,
-            1000 * t,
-            prior(batch.text_tokens, image_tokens),
-            pooled_projections=batch.pooled,
-            continuation=batch.continuation,
-            feature_layers=(PLACE_BLOCK,),
-        )
+        shown = worn(clean, condition_noise, generator)
+        output = ask(self.transformer, batch, shown, interpolate(x0, eps, t), t, PLACE_BLOCK)
         # Only unknown frames are learned: what is given costs nothing.
         error = (output.sample.float() - (eps - x0)).square().mean(1)[:, batch.known :]
         token_cover = F.avg_pool2d(batch.cover, CELLS)
@@ -119,6 +107,35 @@ class Denoiser(nn.Module):
         # Nearly pure noise tells nothing about places, but a first frame and a caption do: where objects will go.
         place = place.mean() if batch.known else (place * (1 - t)[:, None]).mean()
         return {"loss": flow + PLACE_WEIGHT * place, "v": error.detach().mean(), "place": place.detach()}
+
+
+def ask(
+    transformer: Magic141Transformer3DModel,
+    batch: Batch,
+    shown: Tensor,
+    x_t: Tensor,
+    t: Tensor,
+    *layers: int,
+) -> Magic141TransformerOutput:
+    """What `transformer` says of x_t at times (B,) under the conditions of `batch`, of whose known frames it sees
+    `shown` (B, 16, known, 8, 8); with the features after `layers`.
+    """
+    kind = transformer.config.image_condition_type
+    image_tokens, seen = visible(kind, batch.image_tokens, shown)
+    return transformer(
+        torch.cat([x_t, known_channels(x_t, seen)], dim=1),
+        1000 * t,
+        prior(batch.text_tokens, image_tokens),
+        pooled_projections=batch.pooled,
+        continuation=batch.continuation,
+        feature_layers=layers,
+    )
+
+
+def worn(given: Tensor, most: float, generator: torch.Generator) -> Tensor:
+    """Frames (B, C, t, h, w) with noise of a strength up to `most`: at generation what is given is generated."""
+    strength = most * torch.rand(len(given), 1, 1, 1, 1, generator=generator)
+    return given + strength.to(given.device) * normal(given, generator)
 
 
 _OF_NO_DENOISER = (

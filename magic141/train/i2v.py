@@ -19,6 +19,9 @@ from magic141.train.loop import Progressed, Settings, autocast, fit
 SHIFT = 3.0
 """As for images: where objects go is decided early, as their shapes are."""
 CONDITION_NOISE = 0.3
+"""The largest, on given frames."""
+TOKEN_NOISE = 0.2
+"""On image tokens."""
 FRAMES = 9
 IMAGES_PER_CLIP = 4
 """A batch of images is this many times larger than one of clips: it has as many fewer tokens."""
@@ -49,7 +52,7 @@ def drawing(sampler: Sampler, images: LatentSet, clips: LatentSet, long: LatentS
             tokens = step % 40 != 0
             batch = sampler.draw(clips, batch_size, generator, frames=FRAMES, known=1, image_tokens=tokens)
         if batch.image_tokens is not None:
-            batch = replace(batch, image_tokens=noised_tokens(batch.image_tokens, 0.2, generator))
+            batch = replace(batch, image_tokens=noised_tokens(batch.image_tokens, TOKEN_NOISE, generator))
         return batch
 
     return draw

@@ -19,7 +19,7 @@ from magic141.presets import LAB
 from magic141.scheduler import FlowMatchScheduler
 from magic141.train.flow import Denoiser, noised_tokens, read_denoiser
 from magic141.train.folders import same_plan
-from magic141.train.i2v import CONDITION_NOISE, FRAMES, SHIFT
+from magic141.train.i2v import CONDITION_NOISE, FRAMES, SHIFT, TOKEN_NOISE
 from magic141.train.latents import CLIPS, encode_sets
 from magic141.train.loop import Progressed, Settings, autocast, fit
 from magic141.train.resident import sampler_on
@@ -51,7 +51,7 @@ def run(
     def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         batch = sampler.draw(clips, settings.batch_size, generator, frames=FRAMES, known=1)
         assert batch.image_tokens is not None
-        batch = replace(batch, image_tokens=noised_tokens(batch.image_tokens, 0.2, generator))
+        batch = replace(batch, image_tokens=noised_tokens(batch.image_tokens, TOKEN_NOISE, generator))
         with autocast(settings.device):
             terms: dict[str, Tensor] = model(batch, SHIFT, CONDITION_NOISE, generator)
         return terms

@@ -26,9 +26,9 @@ from magic141.sparsify.growth import give_back
 from magic141.sparsify.importance import measure
 from magic141.sparsify.structured import check_whole
 from magic141.train import i2v
-from magic141.train.calibrate import BATCHES, asked, first_batches, losses_on
+from magic141.train.calibrate import BATCHES, draw_times, first_batches, losses_on
 from magic141.train.fields import Field, field, step_times
-from magic141.train.flow import Batch, normal
+from magic141.train.flow import Batch, normal, worn
 from magic141.train.folders import same_plan
 from magic141.train.latents import CLIPS, IMAGES, LONG, WORLD, encode_sets
 from magic141.train.loop import Progressed, Settings, autocast, fit
@@ -200,7 +200,7 @@ def train(
 
     def step_loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         batch = batches(step, generator)
-        t = asked(len(batch.latents), i2v.SHIFT, fixed, generator)
+        t = draw_times(len(batch.latents), i2v.SHIFT, fixed, generator)
         batch = _worn(batch, generator)
         with autocast(settings.device):
             fields = field(pruned, batch), field(dense, batch)
@@ -240,10 +240,8 @@ def loss(
 
 def _worn(batch: Batch, generator: torch.Generator) -> Batch:
     """`batch` with noise on its given frames, as in stage `i2v`: at generation they are generated, not true."""
-    shown = batch.latents.clone()
-    strength = i2v.CONDITION_NOISE * torch.rand(len(shown), 1, 1, 1, 1, generator=generator)
-    shown[:, :, : batch.known] += strength.to(shown.device) * normal(shown[:, :, : batch.known], generator)
-    return replace(batch, latents=shown)
+    given, rest = batch.latents[:, :, : batch.known], batch.latents[:, :, batch.known :]
+    return replace(batch, latents=torch.cat([worn(given, i2v.CONDITION_NOISE, generator), rest], dim=2))
 
 
 def _size(pruned: torch.nn.Module, dense: torch.nn.Module) -> float:

@@ -529,7 +529,7 @@ def test_what_a_callback_gives_stays_its_own(pipe: Magic141Pipeline) -> None:
 def test_wrong_types_are_refused_before_anything_is_computed(
     pipe: Magic141Pipeline, monkeypatch: pytest.MonkeyPatch, wrong: dict[str, Any], said: str
 ) -> None:
-    monkeypatch.setattr(pipe, "_encode_texts", None)
+    monkeypatch.setattr(pipe, "encode_texts", None)
     with pytest.raises(InputError, match=said):
         run(pipe, **wrong)
 
@@ -562,6 +562,6 @@ def test_a_part_may_compute_elsewhere(pipe: Magic141Pipeline, monkeypatch: pytes
     """As after `pipe.to("cuda"); pipe.vae.to("cpu")`: inputs go to the part, and what it makes comes back."""
     monkeypatch.setattr(Magic141Pipeline, "_execution_device", property(lambda self: torch.device("meta")))
     assert pipe.ready(pipe.vae) == torch.device("cpu")
-    latent = pipe._image_latent(torch.zeros(1, 3, 64, 64))
+    latent = pipe.image_latent_of(torch.zeros(1, 3, 64, 64))
     assert latent.device.type == "meta"
     assert pipe._decode(torch.zeros(1, 16, 1, 8, 8)).device.type == "cpu"
