@@ -24,7 +24,7 @@ Array = NDArray[np.float64]
 MAX_LOOKS = 3
 MIN_RESTARTS = 12
 TRIM = 0.25
-"""Share of a restart's pairs cut at either end: two stolen blocks of eight have no say."""
+"""Share of a restart's pairs cut at either end: of eight blocks two are cut off, however long they took."""
 SPENDING = 0.5
 """Error spent by a look at the share t of the restarts is t to this power (Kim & DeMets 1987): above t, so that
 what is clear is said at the first look."""

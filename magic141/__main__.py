@@ -172,7 +172,7 @@ def generate(
         arguments.check_prompt(tokenizer, text)
         if shipped and (words := arguments.untaught(tokenizer, text)):
             warn(
-                f"{model} was never taught {', '.join(map(repr, words))}, and makes noise of such prompts: "
+                f"{model} was never taught {', '.join(map(repr, words))}, and may make noise of such prompts: "
                 "leave them out"
             )
 

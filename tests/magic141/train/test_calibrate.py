@@ -29,9 +29,9 @@ def batch(seed):
 
 
 def test_a_student_of_few_steps_is_asked_at_its_own_times():
-    t = calibrate.asked(400, 3.0, torch.tensor([1.0, 0.9, 0.5]), gen())
+    t = calibrate.draw_times(400, 3.0, torch.tensor([1.0, 0.9, 0.5]), gen())
     assert {round(value, 4) for value in t.tolist()} == {1.0, 0.9, 0.5}
-    t = calibrate.asked(400, 3.0, None, gen())
+    t = calibrate.draw_times(400, 3.0, None, gen())
     assert ((t > 0) & (t < 1)).all()
 
 
