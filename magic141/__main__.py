@@ -247,6 +247,14 @@ def sparsify(
 ) -> None:
     """Write MODEL pruned or quantised as one sealed checkpoint. Quality is not recovered by it: training is."""
     ways = sparsify_package.parse(sparsity, criterion.value, refit)
+    kinds = {way.kind for way in ways}
+    if refit and "structured" not in kinds:
+        raise InputError(f"--refit is for 'structured', and --sparsity is {sparsity}: leave it out")
+    if criterion is not Criterion.magnitude and not kinds & set(sparsify_package.PRUNED):
+        raise InputError(
+            f"--criterion {criterion.value} is for {' and '.join(sparsify_package.PRUNED)}, and --sparsity is "
+            f"{sparsity}: leave it out"
+        )
     weights_folder.resolve(model)
     with notices.status("loading"):
         from magic141.sparsify import checkpoint
@@ -254,9 +262,10 @@ def sparsify(
     checkpoint.check_output(output)
     checkpoint.check_ways(sparsity, ways)
     found = checkpoint.write(model, sparsity, ways, output, calibrate.losses, precision.value)
-    share = found["after"] / found["before"]
+    share = found.after / found.before
     console.print(
-        f"{output}: the transformer's parameters take {found['after']:,} bytes, {share:.2f} of {found['before']:,}",
+        f"{output}: in {precision.value} the transformer's parameters take {found.after:,} bytes, {share:.2f} of "
+        f"{found.before:,}; its file has {found.file:,}",
         highlight=False,
         soft_wrap=True,
     )

@@ -82,6 +82,12 @@ def check_device(name: str) -> None:
         raise InputError(f"device {name!r} cannot be used ({reason}): try cpu") from error
 
 
+def check_flag(name: str, value: object) -> None:
+    """Yes, no, or None where that is left to the default."""
+    if value is not None and not isinstance(value, bool):
+        raise InputError(f"{name}={value!r} must be True or False")
+
+
 def check_generator(generator: object, count: int) -> None:
     """One for all of `count` prompts, a list with one for each, or none."""
     import torch

@@ -8,7 +8,7 @@ latents would have made. Between windows only `SlidingWindow`'s few tensors are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,10 +18,11 @@ from torch import Tensor
 from magic141 import arguments, stages
 from magic141.arguments import Schedule
 from magic141.autoencoder import State
-from magic141.conditioning import Condition
+from magic141.conditioning import Condition, as_batch
 from magic141.errors import InputError
 from magic141.images import ImageInput, as_pixels
 from magic141.longvideo_plan import Plan
+from magic141.scheduler import Generators
 from magic141.solvers import Times, own_guidance
 from magic141.video import Frames
 
@@ -49,14 +50,14 @@ class Settings:
     guidance_scale: float
     image_guidance_scale: float
     shift: float | None
-    generator: torch.Generator | None
+    generator: Generators
 
 
 def stream(
     pipe: Magic141Pipeline,
     prompt: str | Schedule,
     image: ImageInput | None = None,
-    negative_prompt: str | None = None,
+    negative_prompt: str | Sequence[str] | None = None,
     *,
     seconds: float = 60,
     window: int = 33,
@@ -72,7 +73,7 @@ def stream(
     guidance_scale: float | None = None,
     image_guidance_scale: float | None = None,
     shift: float | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
 ) -> Iterator[Frames]:
     """Make one video of `seconds` x 16 frames, window by window: yields its next frames, uint8 (T, H, W, 3).
 
@@ -102,6 +103,11 @@ def stream(
     plan = Plan(seconds, window, overlap)
     schedule = [(0.0, prompt)] if isinstance(prompt, str) else prompt
     prompts = plan.prompts(schedule)
+    negative, *others = as_batch(negative_prompt or "")
+    if others:
+        raise InputError(f"{1 + len(others)} negative prompts for one video: give one")
+    for name, flag in (("anchor", anchor), ("match_statistics", match_statistics)):
+        arguments.check_flag(name, flag)
     native = pipe.text_encoder.config.vision_config.image_size
     if guidance_scale is None:
         guidance_scale = own_guidance(pipe.scheduler)
@@ -112,7 +118,7 @@ def stream(
         history_noise=history_noise,
         match_statistics=match_statistics,
         cross_fade=cross_fade,
-        negative_prompt=negative_prompt or "",
+        negative_prompt=negative,
         height=native if height is None else height,
         width=native if width is None else width,
         num_inference_steps=num_inference_steps,
@@ -122,13 +128,14 @@ def stream(
         generator=generator,
     )
     check_settings(pipe, settings)
+    arguments.check_generator(generator, 1)
     pipe.check_inputs(
         [text for _, text in schedule],
         [settings.negative_prompt],
         window,
         settings.height,
         settings.width,
-        settings.generator,
+        None,  # one for the video, however many prompts it shows
         "latent",
     )
     if image is not None:

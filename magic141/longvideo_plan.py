@@ -36,7 +36,7 @@ class Plan:
     @property
     def frames(self) -> int:
         """Of the whole video, to the nearest one."""
-        return round(self.seconds * FPS)
+        return round(float(self.seconds) * FPS)
 
     @property
     def latents(self) -> int:

@@ -8,6 +8,7 @@ picture is encoded.
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -122,6 +123,8 @@ class Magic141Pipeline(DiffusionPipeline):
         for name in (weights.SHARED, adapter.FILE, weights.SUMS):  # they would win over what is saved
             (folder / name).unlink(missing_ok=True)
         super().save_pretrained(save_directory, **kwargs)
+        for path in folder.rglob("*.safetensors"):  # safetensors makes files that their owner alone may read
+            shutil.copymode(folder / weights.INDEX, path)
         parts = (path for part in self.components for path in folder.glob(f"{part}/*config.json"))
         for path in (folder / weights.INDEX, *parts):
             config = json.loads(path.read_text("utf-8"))

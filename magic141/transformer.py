@@ -272,13 +272,21 @@ class Magic141Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAd
         if "quantization_config" in model.config:
             from magic141.sparsify.quantise import is_packed, restore
 
-            restore(model)
+            restore(model, Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
             held = {value.dtype for value in model.parameters() if is_packed(value)} - {dtype}
             if held:
                 raise UnsupportedError(
                     f"these weights were quantised from {held.pop()} and compute in it alone: load them with that dtype"
                 )
         return model
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """As diffusers does; of int4 weights also what they were rounded with (see `magic141.sparsify.quantise`)."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if "quantization_config" in self.config:
+            from magic141.sparsify.quantise import save_scales
+
+            save_scales(self, Path(save_directory))
 
     @classmethod
     def from_hunyuan(cls, model: HunyuanVideoTransformer3DModel) -> "Magic141Transformer3DModel":

@@ -138,15 +138,20 @@ def apply(
         UnsupportedError: this machine lacks the kernels, or the package that quantises.
     """
     from magic141.pipeline import Magic141Pipeline
+    from magic141.sparsify import masks
     from magic141.sparsify.importance import measure
-    from magic141.sparsify.masks import mask_n_of_four, mask_unstructured, pack_semi_structured
-    from magic141.sparsify.quantise import quantise
+    from magic141.sparsify.quantise import check_kernels, quantise
     from magic141.sparsify.refit import refit
     from magic141.sparsify.structured import prune_blocks, prune_layers, what_stays
 
     check_order(ways)
     calibration = list(calibration)
     model = target.transformer if isinstance(target, Magic141Pipeline) else target
+    for way in ways:  # before the first changes anything
+        if way.kind in QUANTISED:
+            check_kernels(way.kind, model.device)
+        elif way.kind == "2:4":
+            masks.check_kernels(model)
     for way in ways:
         if way.kind in PRUNED:
             dense, importance = model, measure(model, way.criterion, calibration)
@@ -157,11 +162,11 @@ def apply(
             if way.refit:
                 refit(model, dense, what_stays(dense, way.ratio, importance, way.mlp_ratio), calibration)
         elif way.kind == "unstructured":
-            mask_unstructured(model, way.ratio)
+            masks.mask_unstructured(model, way.ratio)
         elif way.kind == "n:m":
-            mask_n_of_four(model, way.ratio)
+            masks.mask_n_of_four(model, way.ratio)
         elif way.kind == "2:4":
-            pack_semi_structured(model)
+            masks.pack_semi_structured(model)
         else:
             quantise(model, way.kind)
     if not isinstance(target, Magic141Pipeline):

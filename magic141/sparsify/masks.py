@@ -69,6 +69,14 @@ def pack_semi_structured(model: Magic141Transformer3DModel) -> None:
         InputError: the model is quantised.
     """
     check_dense(model, "mask")
+    check_kernels(model)
+    mask_n_of_four(model, 0.5)
+    for layer in layers(model):
+        layer.weight = nn.Parameter(_packed(layer.weight.detach()), requires_grad=False)
+
+
+def check_kernels(model: Magic141Transformer3DModel) -> None:
+    """Raises UnsupportedError where the model's device or dtype has no 2:4 kernels."""
     device = model.device
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < CAPABILITY:
         raise UnsupportedError(
@@ -79,9 +87,6 @@ def pack_semi_structured(model: Magic141Transformer3DModel) -> None:
         raise UnsupportedError(
             f"2:4 kernels take float16 and bfloat16, and the model is {model.dtype}: convert it"
         )
-    mask_n_of_four(model, 0.5)
-    for layer in layers(model):
-        layer.weight = nn.Parameter(_packed(layer.weight.detach()), requires_grad=False)
 
 
 def _packed(weight: Tensor) -> SparseSemiStructuredTensor:

@@ -2,18 +2,21 @@
 
 int8, int8-dynamic and fp8 are saved as they are, by diffusers, as one safetensors checkpoint. int4 is packed in an
 order that depends on the machine, so that its file holds the quantised weights unpacked, as floats, and loading
-quantises them again; they lie on the grid already, and come out as they were (to rounding).
+quantises them again; they lie on the grid already, and with scales and zero points in a file beside them come out as
+they were.
 """
 
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import TorchAoConfig
 from diffusers.quantizers.torchao.torchao_quantizer import TorchAoHfQuantizer
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from magic141.errors import InputError, UnsupportedError
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 FP8_CAPABILITY = (8, 9)
 INT4_CAPABILITY = (8, 0)
 """Of the first NVIDIA GPUs with such kernels: Ada, Ampere."""
+SCALES = "int4_scales.safetensors"
 
 
 def quantise(model: Magic141Transformer3DModel, kind: str) -> None:
@@ -40,7 +44,7 @@ def quantise(model: Magic141Transformer3DModel, kind: str) -> None:
     """
     if getattr(model, "is_quantized", False):
         raise InputError("the model is quantised already: start from the one that it was made from")
-    _check(kind, model.device)
+    check_kernels(kind, model.device)
     from torchao import quantization as ao
 
     settings = {
@@ -52,15 +56,36 @@ def quantise(model: Magic141Transformer3DModel, kind: str) -> None:
     _quantise(model, kind, settings[kind]())
 
 
-def restore(model: Magic141Transformer3DModel) -> None:
-    """Quantise in place a model that was saved as int4 and has just been loaded; leave others as they are.
+def restore(model: Magic141Transformer3DModel, folder: Path) -> None:
+    """Quantise in place a model that was saved as int4 and has just been loaded of `folder`; leave others as they are.
 
     Raises UnsupportedError as `quantise` does.
     """
     setting = model.config.quantization_config.quant_type
     if type(setting).__name__ == "Int4WeightOnlyConfig" and not any(map(is_packed, model.parameters())):
-        _check("int4", model.device)
+        check_kernels("int4", model.device)
         _quantise(model, "int4", setting)
+        if (path := folder / SCALES).is_file():
+            _put_scales(model, load_file(path))
+
+
+def save_scales(model: Magic141Transformer3DModel, folder: Path) -> None:
+    """Beside the weights of an int4 model, the scales and zero points that they were rounded with."""
+    packed = {name: value.scale_and_zero for name, value in model.named_parameters() if is_int4(value)}
+    if packed:
+        save_file({name: value.contiguous() for name, value in packed.items()}, folder / SCALES)
+
+
+@torch.no_grad()
+def _put_scales(model: Magic141Transformer3DModel, scales: dict[str, Tensor]) -> None:
+    """Exactly as they were saved: those found anew in weights that bfloat16 has rounded differ in their last bits."""
+    for name, value in model.named_parameters():
+        if is_int4(value):
+            value.scale_and_zero.copy_(scales[name])
+
+
+def is_int4(tensor: Tensor) -> bool:
+    return hasattr(tensor, "scale_and_zero")
 
 
 def is_packed(tensor: Tensor) -> bool:
@@ -109,7 +134,8 @@ def _packing(kind: str, setting: Any, device: torch.device) -> Any:
     return PrototypeInt4WeightOnlyConfig(setting.group_size)
 
 
-def _check(kind: str, device: torch.device) -> None:
+def check_kernels(kind: str, device: torch.device) -> None:
+    """Raises InputError for an unknown kind, UnsupportedError where torchao is absent, or the device has no kernels."""
     if kind not in QUANTISED:
         raise InputError(f"{kind=} is unknown; use one of {', '.join(QUANTISED)}")
     if find_spec("torchao") is None:

@@ -86,11 +86,15 @@ def prune_blocks(
     Its config has `pruned_blocks`. At ratio 0 it is the model itself, bit for bit.
 
     Raises:
-        InputError: ratio outside [0, 1), or the model is pruned or quantised already.
+        InputError: ratio outside [0, 1), or too small to take a block, or the model is pruned or quantised already.
     """
     check_whole(model)
     names = list(importance.blocks)
     lost = sorted(least(torch.tensor([importance.blocks[name] for name in names]), ratio).tolist())
+    if ratio and not lost:
+        raise InputError(
+            f"ratio={ratio} of {len(names)} blocks takes none: ask for {1 / len(names):.2g} or more"
+        )
     renamed: dict[str, str] = {}
     for index, name in enumerate(names):
         if index not in lost:

@@ -165,7 +165,12 @@ def _strengthen(
     if shapes[0] != shapes[1]:
         raise InputError("student and teacher differ in shape: a pruned student ships whole, without a rank")
     adapter.strengthen(ours, teacher, strength)
-    if not all(parameter.half().isfinite().all() for parameter in ours.parameters()):
+    check_half(ours, strength)
+
+
+def check_half(model: Magic141Transformer3DModel, strength: float) -> None:
+    """Raises InputError where `strength` has taken weights of `model` beyond half precision, as they are stored."""
+    if not all(parameter.half().isfinite().all() for parameter in model.parameters()):
         raise InputError(
             f"strength={strength:g} takes weights beyond half precision ({torch.finfo(torch.half).max:g}): use less"
         )

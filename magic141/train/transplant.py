@@ -18,30 +18,36 @@ from magic141.pipeline import Magic141Pipeline
 from magic141.sparsify.descent import kept_of
 from magic141.sparsify.groups import check_dense
 from magic141.sparsify.structured import check_whole, cut
-from magic141.train.student import named, store
+from magic141.train.folders import PLAN, same_plan
+from magic141.train.student import check_half, named, store
 from magic141.transformer import Magic141Transformer3DModel
 
 
 def run(student: Path, dense: Path, pruned: Path, strength: float, out: Path) -> list[str]:
     """Write the pruned student to `out / "student"`; returns the names of the parameters that it has of `pruned` alone.
 
-    Raises InputError: strength is no number above 0, a model is quantised, `student` differs from `dense` in shape,
-    `pruned` was not made of `dense`.
+    Raises InputError: strength is no number above 0, or takes weights beyond half precision, a model is quantised,
+    `student` differs from `dense` in shape, `pruned` was not made of `dense`, or `out` holds something else.
     """
     if not (math.isfinite(strength) and strength > 0):
         raise InputError(
             f"strength={strength} must be a finite number above 0; 1 is what the student changes"
         )
-    pipes = [Magic141Pipeline.from_pretrained(folder) for folder in (student, dense, pruned)]
+    sources = (student, dense, pruned)
+    asked = {"strength": strength, "fingerprints": [weights.fingerprint(folder) for folder in sources]}
+    if (out / "student").exists() and not (out / PLAN).exists():
+        raise InputError(f"{out / 'student'} would be replaced, and no run made it: give another --name")
+    same_plan(out, {"method": "transplant", **asked})
+    pipes = [Magic141Pipeline.from_pretrained(folder) for folder in sources]
     for pipe in pipes:
         check_dense(pipe.transformer, "transplant")
     theirs, teacher, ours = (pipe.transformer.float() for pipe in pipes)
     left = transplant(theirs, teacher, ours, strength)
+    check_half(ours, strength)
     facts = {
         "method": "transplant",
-        "strength": strength,
-        **{name: named(folder) for name, folder in (("of", student), ("dense", dense), ("pruned", pruned))},
-        "fingerprints": [weights.fingerprint(folder) for folder in (student, dense, pruned)],
+        **asked,
+        **{name: named(folder) for name, folder in zip(("of", "dense", "pruned"), sources, strict=True)},
         "left": left,
     }
     store(pipes[0], ours, pipes[0].scheduler, facts, out / "student")

@@ -414,6 +414,10 @@ def test_stages(
         ({"shift": 0}, "shift=0"),
         ({"height": 60}, "height=60"),
         ({"image": picture()[:32]}, r"must have \(64, 64, 3\)"),
+        ({"generator": [torch.Generator()] * 2}, "2 generators for 1 prompts"),
+        ({"negative_prompt": ["blue", "red"]}, "2 negative prompts for one video: give one"),
+        ({"anchor": "no"}, "anchor='no' must be True or False"),
+        ({"match_statistics": 2}, "match_statistics=2 must be True or False"),
     ],
 )
 def test_bad_input_is_refused_at_the_call(
@@ -427,6 +431,17 @@ def test_bad_input_is_refused_at_the_call(
         monkeypatch.setattr(tower, "forward", work)
     with pytest.raises(InputError, match=message):
         stream(pipe, **kwargs)
+
+
+def test_a_schedule_takes_one_generator_and_one_negative_prompt(pipe: Magic141Pipeline) -> None:
+    prompts = [(0.0, "a small red ring"), (1.0, "a large blue star")]
+    options: dict[str, Any] = {"prompt": prompts, "seconds": torch.tensor(2.0), "negative_prompt": ["red"]}
+    made = [
+        np.concatenate(list(stream(pipe, **options, generator=generator)))
+        for generator in (torch.Generator().manual_seed(3), [torch.Generator().manual_seed(3)])
+    ]
+    assert len(made[0]) == 32
+    assert (made[0] == made[1]).all()
 
 
 def test_a_model_without_the_flag_cannot_continue(pipe: Magic141Pipeline) -> None:

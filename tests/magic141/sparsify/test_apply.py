@@ -139,3 +139,18 @@ def test_an_order_that_cannot_be_changes_nothing(model: Magic141Transformer3DMod
     with pytest.raises(InputError, match=r"cannot follow|both prune"):
         apply(model, *parse(text))
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("text", ["unstructured-0.9+2:4", "n:m-0.5+fp8"])
+def test_what_this_machine_lacks_is_found_before_anything_changes(
+    model: Magic141Transformer3DModel, text: str
+) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(UnsupportedError):
+        apply(model, *parse(text))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_too_few_blocks_to_take_one_are_named(model: Magic141Transformer3DModel) -> None:
+    with pytest.raises(InputError, match=r"ratio=0.1 of \d blocks takes none: ask for 0\.\d+ or more"):
+        apply(model, *parse("blocks-0.1"))

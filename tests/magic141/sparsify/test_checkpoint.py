@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 from typer.testing import CliRunner, Result
 
 from magic141 import weights
@@ -63,6 +64,12 @@ def test_a_pruned_model_is_a_checkpoint_by_name(own: Path, monkeypatch: pytest.M
     pipe = Magic141Pipeline.from_pretrained("dense-p50")
     assert pipe.transformer.config.pruned_ratio == 0.5
     card = (own / "dense-p50" / "README.md").read_text("utf-8")
+    for part in ("vae", "text_encoder", "tokenizer"):  # copied as they are stored
+        for path in (own / "dense" / part).iterdir():
+            assert (own / "dense-p50" / part / path.name).read_bytes() == path.read_bytes()
+    file = own / "dense-p50" / "transformer" / "diffusion_pytorch_model.safetensors"
+    assert f"its file has {file.stat().st_size:,}" in " ".join(result.output.split())
+    assert file.stat().st_mode == (own / "dense-p50" / "model_index.json").stat().st_mode
     sums = weights.verify(own / "dense-p50")
     assert sums["transformer/diffusion_pytorch_model.safetensors"] in card
     assert weights.fingerprint(own / "dense") in card
@@ -115,6 +122,7 @@ def test_without_torchao_nothing_is_written(own: Path) -> None:
         ("2:4", "x", "save 'n:m-0.5', the same zeros"),
         ("structured-0.5", "dense", "exists: remove it, or name another"),
         ("structured-0.5", "nowhere/x", "does not exist: create it first"),
+        ("structured-0.5", "/proc/x", "cannot be written"),
     ],
 )
 def test_bad_requests_are_refused_before_loading(
@@ -124,6 +132,41 @@ def test_bad_requests_are_refused_before_loading(
     result = sparsify(own, "--model", "dense", "--sparsity", sparsity, "-o", own / output)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("unstructured-0.5", "--refit"), "--refit is for 'structured', and --sparsity is unstructured-0.5"),
+        (("int8", "--criterion", "taylor"), "--criterion taylor is for structured and blocks"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(
+    own: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.setattr(Magic141Pipeline, "from_pretrained", None)
+    result = sparsify(own, "--model", "dense", "--sparsity", *words, "-o", own / "x")
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_halves_stay_halves_on_the_disk(tmp_path: Path) -> None:
+    result = sparsify(tmp_path, "--sparsity", "structured-0.25", "-o", tmp_path / "p25")
+    assert result.exit_code == 0, result.output
+    size = (tmp_path / "p25" / "transformer" / "diffusion_pytorch_model.safetensors").stat().st_size
+    shipped = weights.resolve("lab") / "transformer" / "diffusion_pytorch_model.safetensors"
+    assert 0.7 < size / shipped.stat().st_size < 0.8
+
+
+def test_a_full_disk_is_an_error_that_leaves_nothing(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr(Magic141Pipeline, "save_pretrained", full)
+    result = sparsify(own, "--model", "dense", "--sparsity", "structured-0.5", "-o", own / "full")
+    assert result.exit_code == 2
+    assert "No space left on device" in " ".join(result.stderr.split())
+    assert not list(own.glob("*full*"))
 
 
 def test_a_checkpoint_without_its_config_is_refused_at_the_door(own: Path, tmp_path: Path) -> None:

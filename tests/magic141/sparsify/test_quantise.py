@@ -61,6 +61,22 @@ def test_pruned_and_quantised_models_survive_the_disk(
 
 
 @needs_torchao
+def test_int4_of_bfloat16_survives_the_disk_to_the_last_bit(
+    model: Magic141Transformer3DModel, tmp_path: Path
+) -> None:
+    model = model.to(torch.bfloat16)
+    quantise(model, "int4")
+    for folder in (tmp_path / "once", tmp_path / "twice"):
+        model.save_pretrained(folder)
+        loaded = Magic141Transformer3DModel.from_pretrained(folder, dtype=torch.bfloat16)
+        for (name, before), after in zip(model.named_parameters(), loaded.parameters(), strict=True):
+            if module.is_int4(before):
+                assert torch.equal(before.qdata, after.qdata), name
+                assert torch.equal(before.scale_and_zero, after.scale_and_zero), name
+        model = loaded
+
+
+@needs_torchao
 def test_quantised_weights_are_not_pruned_masked_or_quantised_again(
     model: Magic141Transformer3DModel,
 ) -> None:

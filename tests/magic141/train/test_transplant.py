@@ -79,3 +79,18 @@ def test_the_command_leaves_a_student_that_distillation_can_start_from(tmp_path)
     assert (facts["of"], facts["dense"], facts["pruned"], facts["left"]) == ("lab-student", "lab", "p50", [])
     with pytest.raises(InputError, match="strength=0.0 must be"):
         CliRunner().invoke(app, [*words, "--strength", "0"], catch_exceptions=False)
+    with pytest.raises(InputError, match="takes weights beyond half precision"):
+        CliRunner().invoke(app, [*words, "--strength", "1e9", "--name", "far"], catch_exceptions=False)
+    assert not (tmp_path / "far" / "student").exists()
+    assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0, "the same again"
+    with pytest.raises(InputError, match="holds a run with strength=1.2, and 1.4 is asked"):
+        CliRunner().invoke(app, [*words, "--strength", "1.4"], catch_exceptions=False)
+
+
+def test_what_no_transplant_made_is_not_replaced(tmp_path):
+    (tmp_path / "mine" / "student").mkdir(parents=True)
+    (tmp_path / "mine" / "student" / "notes.txt").write_text("precious")
+    words = ("transplant", "--pruned", "lab-student-p42", "--out", str(tmp_path), "--name", "mine")
+    with pytest.raises(InputError, match="student would be replaced, and no run made it"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine", "student", "notes.txt"]
