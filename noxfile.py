@@ -102,10 +102,15 @@ def run_python(session: nox.Session, *args: str) -> None:
 
 def ensure_venv(session: nox.Session) -> None:
     """Make or refresh `.venv`; does nothing when the stamp says that its inputs are unchanged."""
-    wanted = inputs_hash()
-    if PYTHON.exists() and STAMP.exists() and STAMP.read_text(encoding="utf-8") == wanted:
+    wanted = f"{ROOT}\n{inputs_hash()}"
+    found = STAMP.read_text(encoding="utf-8") if STAMP.exists() else ""
+    if PYTHON.exists() and found == wanted:
         return
     session.chdir(ROOT)
+    if found and not found.startswith(f"{ROOT}\n"):
+        shutil.rmtree(
+            VENV
+        )  # moved or copied, it is none: its scripts and the editable project name the old place
     session.log("installing into .venv (several GB, most of them PyTorch; only when its inputs change)")
     project = ["--constraint", "constraints.txt", "--group", "dev", "--editable", "."]
     if uv := working_uv():
@@ -122,6 +127,7 @@ def ensure_venv(session: nox.Session) -> None:
             )
         if not PYTHON.exists():
             session.run(sys.executable, "-m", "venv", "--clear", str(VENV), external=True)
+        session.run(str(PYTHON), "-m", "ensurepip", external=True)  # uv makes environments without pip
         # The pip that comes with an older Python does not know dependency groups.
         session.run(str(PYTHON), "-m", "pip", "install", "--upgrade", "pip>=25.1", external=True)
         install = [str(PYTHON), "-m", "pip", "install"]

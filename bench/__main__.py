@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from magic141.errors import Magic141Error
+from magic141.terminal import say_what_it_can
 
 app = typer.Typer(
     help="Sweep text-to-video systems over their knobs: latency, memory and quality, as records and a report.",
@@ -85,8 +86,9 @@ def merge(
     """Join the shards of a suite into one run. Exits with code 1 where cells are missing."""
     with typed_errors():
         from bench import runner, shards, tables
+        from bench.folders import locate
 
-        folders = [runner.locate(name, RESULTS) for name in runs]
+        folders = [locate(name, RESULTS) for name in runs]
         merged = shards.merge(folders, out, shlex.join(["python", "-m", "bench", *sys.argv[1:]]), mixed)
         if not no_report:
             runner.build_report([out], out / runner.REPORT, None)
@@ -121,9 +123,9 @@ def show(
     """Print the table of a run, or one record as JSON."""
     with typed_errors():
         from bench import tables
-        from bench.command import one_cell
+        from bench.cell_words import one_cell
+        from bench.folders import locate
         from bench.records import Store, latest
-        from bench.runner import locate
 
         records = latest(Store(locate(name, out)).records())
         if cell is None:
@@ -147,11 +149,11 @@ def diff(
     """Compare two runs, or two cells of one: scores by paired samples, refused where protocols differ."""
     with typed_errors():
         from bench import tables
-        from bench.command import one_cell
+        from bench.cell_words import one_cell
         from bench.compare import compare, pair
         from bench.errors import RunError
+        from bench.folders import locate
         from bench.records import Store, latest
-        from bench.runner import locate
 
         folders = locate(first, out), locate(second, out)
         records = [latest(Store(folder).records()) for folder in folders]
@@ -225,8 +227,8 @@ def check(
     """Test a system against the contract of docs/your-system.md. Exits with code 1 where it is broken."""
     with typed_errors():
         from bench import tables
+        from bench.cell_words import knobs
         from bench.check import check as findings
-        from bench.command import knobs
 
         found = list(findings(adapter, knobs(knob or [])))
         console.print(tables.contract(found))
@@ -270,31 +272,11 @@ def select(
 ) -> None:
     """Pick the best checkpoint by quality, motion and diversity on the validation split (see bench/select.py)."""
     with typed_errors():
-        from bench import select as selection
-        from bench import tables, trials
-        from bench.records import Knob
-        from bench.runner import exclusive
+        from bench.select import Options, execute, setting
 
-        shared: dict[str, Knob] = {
-            "task": task,
-            "num_inference_steps": steps,
-            "guidance_scale": guidance,
-            "shift": shift,
-        }
-        reference = shared | {
-            "model": teacher,
-            "num_inference_steps": teacher_steps,
-            "guidance_scale": teacher_guidance,
-            "shift": teacher_shift,
-        }
-        options = selection.Options(shared, reference, prompts, spread, seeds)
-        candidates = selection.candidates(runs)
-        with exclusive(out):
-            choice = selection.select(candidates, options, out, trials.ask, console.print)
-        console.print(tables.selection(choice))
-        console.print(
-            f"chosen: {choice['chosen']}; {out / selection.CHOICE}", soft_wrap=True, highlight=False
-        )
+        student = setting(task, steps, guidance, shift)
+        reference = setting(task, teacher_steps, teacher_guidance, teacher_shift) | {"model": teacher}
+        execute(runs, Options(student, reference, prompts, spread, seeds), out, console)
 
 
 @app.command()
@@ -397,4 +379,5 @@ def typed_errors() -> Iterator[None]:
 
 
 if __name__ == "__main__":
+    say_what_it_can()
     app(prog_name="python -m bench")

@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
-from bench import hardware, runner, scale, shards, tables
+from bench import folders, hardware, runner, scale, shards, systems, tables
 from bench import suite as suites
-from bench.errors import RunError, SuiteError, nearest
+from bench.cell_words import only_cells
+from bench.cells import Cell
+from bench.errors import RunError, SuiteError
 from bench.measure import EMPTY_LIMIT
-from bench.records import Budget, Environment, Knob, Manifest, PlannedCell, Record, Store, latest
-from bench.suite import Cell, Suite
+from bench.records import Budget, Environment, Manifest, PlannedCell, Record, Store, latest
+from bench.suite import Suite
 
 INTERRUPTED = 130
 
@@ -63,7 +64,7 @@ class Command:
         if retry and resume is None:
             raise RunError("--retry runs failed cells of a run again: name the run with --resume RUN")
         if resume is not None:
-            folder = runner.locate(resume, out)
+            folder = folders.locate(resume, out)
             old, out = Manifest.read(folder), folder.parent
         if path is not None:
             suite, suite_path = suites.read(path), path.as_posix()
@@ -83,15 +84,15 @@ class Command:
             # What was asked with --only is resumed as it was asked.
             chosen = [cell for cell in cells if any(_planned(cell, one) for one in old.plan)]
             cells = chosen if len(chosen) >= len(old.plan) else cells
-        cells = select(cells, only)
-        past = runner.history(out)
+        cells = only_cells(cells, only)
+        past = folders.history(out)
         asked: tuple[PlannedCell, ...] = ()
         if shard is not None:
             asked = planned(cells, runner.predicted(cells, suite, past, report))
             cells = shards.split(cells, shard)
         if ray is not None:
             scale.require()
-        runner.check_writable(out if folder is None else folder)
+        folders.check_writable(out if folder is None else folder)
         environment = hardware.environment(suite.threads)
         done: set[str] = set()
         failed: tuple[Record, ...] = ()
@@ -132,7 +133,7 @@ class Command:
     def predicted(self) -> Budget:
         """Of the cells that have no record yet, with the imports before them."""
         left = [b for cell, b in zip(self.cells, self.budgets, strict=True) if cell.id not in self.done]
-        heavy = any(runner.systems.find(spec.adapter).imports for spec in self.suite.systems.values())
+        heavy = any(systems.find(spec.adapter).imports for spec in self.suite.systems.values())
         preload = runner.PRELOAD_SECONDS if left and heavy else 0.0
         return Budget(
             cells=len(left), seconds=preload + sum(b.seconds for b in left), bytes=sum(b.bytes for b in left)
@@ -163,11 +164,11 @@ class Command:
 
     def execute(self, console: Console, command: str) -> int:
         """Runs what is left; returns the exit code: 130 after Ctrl-C, 1 where no cell ended well, else 0."""
-        run = self.folder or runner.create(self.out, self.suite.name)
+        run = self.folder or folders.create(self.out, self.suite.name)
         display = tables.Live(console, self.cells, self.budgets)
         options = runner.Options(self.suite_path, self.environment.threads, self.report, self.ray, self.retry)
         try:
-            with runner.exclusive(run), display.progress:
+            with folders.exclusive(run), display.progress:
                 driver = runner.Driver(run, self.suite, self.manifest(run, command), options, display)
                 records = driver.drive(self.cells)
         except KeyboardInterrupt:
@@ -279,60 +280,3 @@ def _planned(cell: Cell, then: PlannedCell) -> bool:
     return cell.system == then.system and all(
         cell.knobs.get(name) == value for name, value in then.knobs.items()
     )
-
-
-def select(cells: list[Cell], only: Sequence[str]) -> list[Cell]:
-    """Cells that meet every condition of at least one `only`. Raises SuiteError for what matches nothing."""
-    if not only:
-        return cells
-    wanted = [[_condition(term.strip(), cells) for term in terms.split(",")] for terms in only]
-    chosen = [cell for cell in cells if any(all(cell.id in ids for ids in terms) for terms in wanted)]
-    if not chosen:
-        raise SuiteError(
-            f"--only {' --only '.join(only)} leaves no cell: no cell meets all conditions of one"
-        )
-    return chosen
-
-
-def _condition(term: str, cells: Sequence[Cell]) -> set[str]:
-    """Ids of the cells that one condition names."""
-    knob, separator, value = term.partition("=")
-    if separator:
-        known = sorted({name for cell in cells for name in cell.knobs})
-        if knob not in known:
-            raise SuiteError(f"--only {term}: no cell has a knob {knob!r}{nearest(knob, known)}")
-        found = {cell.id for cell in cells if str(cell.knobs.get(knob)) == value}
-        values = list(dict.fromkeys(str(cell.knobs[knob]) for cell in cells if knob in cell.knobs))
-        hint = f"it is one of {', '.join(values)}"
-    else:
-        found = {
-            cell.id for cell in cells if cell.system == term or (len(term) >= 4 and cell.id.startswith(term))
-        }
-        hint = f"no system or cell id is called so{nearest(term, {cell.system for cell in cells})}"
-    if not found:
-        raise SuiteError(f"--only {term}: {hint}")
-    return found
-
-
-def knobs(words: Sequence[str]) -> dict[str, Knob]:
-    """NAME=VALUE words, values read as YAML. Raises SuiteError."""
-    found: dict[str, Knob] = {}
-    for word in words:
-        name, separator, value = word.partition("=")
-        if not separator or not name:
-            raise SuiteError(f"--knob {word}: give NAME=VALUE")
-        try:
-            found[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise SuiteError(
-                f"--knob {word}: {value!r} is no YAML value; quote it: {name}='\"…\"'"
-            ) from error
-    return found
-
-
-def one_cell(records: Mapping[str, Record], prefix: str) -> Record:
-    """The record whose cell id starts with `prefix`. Raises RunError unless there is exactly one."""
-    found = [record for cell, record in records.items() if cell.startswith(prefix)]
-    if len(found) != 1:
-        raise RunError(f"{len(found)} cells have an id that starts with {prefix!r}{nearest(prefix, records)}")
-    return found[0]

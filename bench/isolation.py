@@ -15,18 +15,22 @@ import multiprocessing.connection
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from bench import measure
-from bench.errors import UnsupportedError
+from bench import measure, preloading
+from bench.errors import RunError, UnsupportedError
 from bench.hardware import ROOT
 
 _STAGE_BYTES = 256
+_LONGEST_TMPDIR = 70
+"""Of the 104 characters that some systems allow a socket's name, multiprocessing takes 33."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,11 @@ class Ending:
     spawn_seconds: float | None
     log: str
     peak_resident: int | None = None
+
+    @classmethod
+    def unseen(cls, reason: str) -> Self:
+        """Of a child that nobody saw end; `reason` is what is known."""
+        return cls(None, False, False, "", 0.0, None, reason)
 
     @property
     def reason(self) -> str:
@@ -84,12 +93,15 @@ class Isolation:
     """Starts children, one at a time. `imports` are the modules to have loaded before any of them."""
 
     def __init__(self, imports: Sequence[str]) -> None:
+        check_sockets()
         imports = ("magic141", *imports)  # first: it quietens what the others would say of each other
         self._imports = imports
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+        self._forks = method == "forkserver"
         self._context: Any = multiprocessing.get_context(method)
         if method == "forkserver":
-            self._context.set_forkserver_preload(list(imports))
+            os.environ[preloading.VARIABLE] = os.pathsep.join(imports)
+            self._context.set_forkserver_preload([preloading.__name__])
             # The server starts with `python -c`: it finds this checkout on the path of its environment alone.
             paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
             os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
@@ -97,6 +109,8 @@ class Isolation:
     def preload(self, limit: float = 900) -> float:
         """Seconds that the imports take; afterwards (on POSIX) a child costs a fork."""
         start = time.perf_counter()
+        if self._forks:
+            _start_server()
         with _scratch() as log:
             self.call(_import_only, (self._imports,), log, limit)
         return time.perf_counter() - start
@@ -158,7 +172,10 @@ class Isolation:
 def _enter(
     target: Target, arguments: tuple[Any, ...], log: Path, stage: Any, send: Any, start: float
 ) -> None:
-    """First code of a child: on its own (no terminal signals, no terminal), and gone when its parent is."""
+    """First code of a child: on its own (no terminal signals, no terminal), and gone when its parent is.
+
+    Ends the process itself: Python would wait for threads and processes that a system has left running, for ever.
+    """
     send.send(("spawned", time.monotonic() - start))
     # What the fork server imported stays: looking through it again takes a quarter of a second a collection, and there
     # is one before every timed sample.
@@ -171,7 +188,42 @@ def _enter(
         sys.stdout.flush(), sys.stderr.flush()
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    target(*arguments, Announcer(stage, send))
+    code = 1
+    try:
+        target(*arguments, Announcer(stage, send))
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+        print(end.code)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)
+
+
+def check_sockets() -> None:
+    """Processes talk through sockets in the temporary folder. Raises RunError where its name is too long for one."""
+    folder = tempfile.gettempdir()
+    if os.name == "posix" and len(os.fsencode(folder)) > _LONGEST_TMPDIR:
+        raise RunError(
+            f"TMPDIR={folder} has {len(os.fsencode(folder))} characters, and with more than {_LONGEST_TMPDIR} the "
+            "sockets in it have names that are too long for the system: set a shorter one"
+        )
+
+
+def _start_server() -> None:
+    """Start the fork server deaf to Ctrl-C, which a terminal sends to it as well: it is this process that decides."""
+    from multiprocessing import forkserver  # not for Windows
+
+    if threading.current_thread() is not threading.main_thread():
+        forkserver.ensure_running()
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _follow_parent() -> None:
@@ -185,23 +237,22 @@ def _follow_parent() -> None:
 
 def _import_only(modules: tuple[str, ...], announcer: Announcer) -> None:
     for module in modules:
-        importlib.import_module(module)
+        with contextlib.suppress(Exception, SystemExit):  # as in `bench.preloading`
+            importlib.import_module(module)
 
 
 def _end(child: Any) -> None:
     if child.is_alive():
-        if hasattr(os, "killpg"):
-            # The child leads a session of its own: what it has started ends with it.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(child.pid, signal.SIGKILL)
         child.kill()
+    if hasattr(os, "killpg"):
+        # The child leads a session of its own: what it has started ends with it, also where it ended well.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGKILL)
     child.join()
 
 
 @contextlib.contextmanager
 def _scratch() -> Any:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder) / "log"
 

@@ -9,6 +9,7 @@ import numpy as np
 import psutil
 
 from bench import contamination, measure, nvml
+from bench.errors import InvalidOutputError
 from bench.records import DISTURBED, END_TO_END, WINDOW, Contamination, Timing, Windows
 from bench.suite import Suite
 
@@ -29,7 +30,8 @@ class Sample:
 
 
 Timed = Callable[[int, str], Sample]
-"""Generates batch `number` in the pass of that name, text in, files out."""
+"""Generates batch `number` in the pass of that name, text in, files out. Each has prompts of its own, as far as they
+go: a system that remembers what it was asked would be timed without its text encoder."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def latency(timed: Timed, suite: Suite, threads: int, first: Sample) -> Latency:
     warm = [first.seconds]
     limit = suite.warmup_limit if suite.warmup else 0
     while len(warm) <= suite.warmup or (len(warm) <= limit and not steady(warm)):
-        warm.append(timed(len(warm) - 1, "warm-up").seconds)
+        warm.append(timed(len(warm), "warm-up").seconds)
     warnings = []
     if limit > suite.warmup and not steady(warm):
         warnings.append(f"times still had a trend after {len(warm) - 1} generations of warm-up")
@@ -72,7 +74,7 @@ def latency(timed: Timed, suite: Suite, threads: int, first: Sample) -> Latency:
     most = suite.repeats + suite.extra
     while len(samples) < most and sum(not one.reasons for one in seen) < suite.repeats:
         before = contamination.read(device)
-        samples.append(timed(len(samples), "latency"))
+        samples.append(timed(1 + limit + len(samples), "latency"))
         readings.append((before, contamination.read(device)))
         # Anew each time: a clock that still rises shows only later that its first samples ran on another machine.
         top_clock = max((after.clock for _, after in readings if after.clock is not None), default=None)
@@ -85,9 +87,19 @@ def latency(timed: Timed, suite: Suite, threads: int, first: Sample) -> Latency:
     return Latency(
         stages={name: measure.timing(values) for name, values in stages.items()},
         real_time_factor=measure.timing([sample.seconds / sample.video for sample in kept]),
-        windows=measure.windows(stages[WINDOW], len(kept)) if WINDOW in stages else None,
+        windows=_windows(stages[WINDOW], len(kept)) if WINDOW in stages else None,
         compile=sum(max(0.0, value - whole.median) for value in warm),
         contamination=seen,
         flags=(DISTURBED,) if decision.disturbed else (),
         warnings=(*warnings, *filter(None, [decision.warning])),
     )
+
+
+def _windows(seconds: list[float], samples: int) -> Windows:
+    """Raises InvalidOutputError unless each sample marked as many windows."""
+    if len(seconds) % samples:
+        raise InvalidOutputError(
+            f"{len(seconds)} stages {WINDOW!r} in {samples} generations: mark one for each window of a long video, and "
+            "call other stages something else"
+        )
+    return measure.windows(seconds, samples)

@@ -6,7 +6,6 @@ cell in flight and nothing else, and `resume` runs what has no record.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import shutil
 import tempfile
@@ -14,30 +13,27 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-import filelock
 from pydantic import ValidationError
 
 from bench import measure, scale, systems, worker
-from bench.errors import RunError
+from bench.cells import Cell
+from bench.folders import LATEST
 from bench.isolation import Ending, Isolation
+from bench.jobs import RECORD, Answer, Display, Job
 from bench.records import (
     Budget,
     FirstClip,
     Manifest,
     Outcome,
     Record,
-    RecordError,
     Store,
     latest,
     write_atomically,
 )
-from bench.suite import Cell, Suite
-from bench.worker import Answer
+from bench.suite import Suite
 
 REPORT = "report.html"
-LATEST = "latest"
 REPORT_LIMIT = 120.0
 PRELOAD_SECONDS, REPORT_SECONDS = 15.0, 2.0
 """What a plan adds for imports (once, if a system has any) and for the report (its share of a cell)."""
@@ -51,18 +47,6 @@ CLIP_BYTES, ROW_BYTES, CELL_BYTES = 24_000, 400, 12_000
 """What a plan takes a stored clip, a row of samples and a record to weigh."""
 
 
-class Display(Protocol):
-    """What the driver tells whoever watches."""
-
-    def note(self, text: str) -> None: ...
-
-    def cell_started(self, cell: Cell) -> None: ...
-
-    def cell_progress(self, cell: Cell, stage: str, share: float) -> None: ...
-
-    def cell_finished(self, cell: Cell, record: Record) -> None: ...
-
-
 @dataclass(frozen=True)
 class Options:
     """Of a run, not of its question: none changes a number."""
@@ -72,82 +56,6 @@ class Options:
     report: bool
     ray: str | None = None
     retry: bool = False
-
-
-def create(out: Path, name: str) -> Path:
-    """A new folder for a run under `out`. Raises RunError where that cannot be written."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-        for suffix in ("", *(f"-{number}" for number in range(2, 100))):
-            with contextlib.suppress(FileExistsError):
-                (run := out / f"{name}-{stamp}{suffix}").mkdir()
-                return run
-    except OSError as error:
-        raise RunError(
-            f"{out} cannot be written ({error.strerror}): name another folder with --out"
-        ) from error
-    raise RunError(f"{out} holds a hundred runs of this second")
-
-
-def check_writable(out: Path, option: str = "--out") -> None:
-    """Raises RunError, naming the option to change, where `create` would fail; leaves nothing behind."""
-    try:
-        nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-        with tempfile.TemporaryFile(dir=nearest):
-            pass
-    except OSError as error:
-        raise RunError(
-            f"{out} cannot be written ({error.strerror}): name another folder with {option}"
-        ) from error
-
-
-def locate(name: str, out: Path) -> Path:
-    """The run folder that a user means: a path, a name under `out`, or `latest`. Raises RunError."""
-    pointer = out / LATEST
-    try:
-        if name in (LATEST, str(pointer)):
-            if not pointer.is_file():
-                raise RunError(f"{pointer} does not exist: there is no latest run in {out}")
-            name = pointer.read_text(encoding="utf-8").strip()
-        for folder in (Path(name), out / name):
-            if (folder / "run.json").is_file():
-                return folder
-    except OSError as error:
-        raise RunError(
-            f"run {name!r} cannot be looked for ({error.strerror}): name another folder with --out"
-        ) from error
-    raise RunError(f"no run {name!r}: neither {name}/run.json nor {out / name}/run.json exists; see `ls`")
-
-
-@contextlib.contextmanager
-def exclusive(run: Path) -> Iterator[None]:
-    """Holds a folder that one process at a time may write: a run, the answers of `select`, a store of claims.
-
-    The lock goes with its holder, however killed. Raises RunError where another holds it, or none can be written.
-    """
-    check_writable(run)
-    run.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(run / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise RunError(f"{run} is in use by another bench: wait for it, or stop it") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def history(out: Path) -> dict[str, float]:
-    """Seconds that each cell took when it last ended well, over all readable runs in `out`."""
-    seconds: dict[str, float] = {}
-    with contextlib.suppress(OSError):
-        for store in sorted(out.glob("*/records.jsonl")):
-            with contextlib.suppress(RecordError, OSError):
-                records = Store(store.parent).records()
-                seconds.update({r.cell: r.seconds for r in records if r.outcome == "ok"})
-    return seconds
 
 
 def predicted(cells: Sequence[Cell], suite: Suite, past: Mapping[str, float], report: bool) -> list[Budget]:
@@ -174,7 +82,7 @@ def imports(suite: Suite, report: bool) -> list[str]:
 
 
 class Driver:
-    """Runs the cells of one run that have no record yet. Hold `exclusive(run)` around it."""
+    """Runs the cells of one run that have no record yet. Hold `folders.exclusive(run)` around it."""
 
     def __init__(
         self, run: Path, suite: Suite, manifest: Manifest, options: Options, display: Display
@@ -272,18 +180,18 @@ class Driver:
         shutil.rmtree(job.work, ignore_errors=True)
         self._display.cell_finished(job.cell, record)
 
-    def _job(self, cell: Cell) -> worker.Job:
+    def _job(self, cell: Cell) -> Job:
         # A folder of its own for each attempt: what an orphan of a killed driver still writes lands nowhere.
         work = Path(tempfile.mkdtemp(prefix=f"{cell.id}-", dir=self._work)).absolute()
         command = f"python -m bench run {self._options.suite_path} --only {cell.id}"
         fingerprint = self._manifest.fingerprint
         suite = self._suite.asked_of(cell.system)
-        return worker.Job(cell, suite, fingerprint, self._options.threads, command, work)
+        return Job(cell, suite, fingerprint, self._options.threads, command, work)
 
     def _progress(self, cell: Cell) -> Callable[[str, float], None]:
         return lambda stage, share: self._display.cell_progress(cell, stage, share)
 
-    def _keep(self, job: worker.Job, ending: Ending, record: Record) -> None:
+    def _keep(self, job: Job, ending: Ending, record: Record) -> None:
         """Moves what the record names into the run, and the log of a cell that said or broke something."""
         cell = job.cell.id
         for folder, entry in (("samples", f"{cell}.jsonl"), ("clips", cell)):
@@ -342,9 +250,9 @@ def pending(cells: Sequence[Cell], store: Store, fingerprint: str, retry: bool =
     return [cell for cell in cells if not done(cell)]
 
 
-def read_answer(job: worker.Job, ending: Ending, started: datetime.datetime) -> Record:
+def read_answer(job: Job, ending: Ending, started: datetime.datetime) -> Record:
     """The worker's record, or one that says why there is none."""
-    path = job.work / worker.RECORD
+    path = job.work / RECORD
     unreadable = ""
     if path.exists() and not ending.timed_out:
         try:

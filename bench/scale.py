@@ -17,22 +17,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from bench import hardware, worker
 from bench.errors import RunError
 from bench.isolation import Ending, Isolation
-from bench.suite import Cell
-from bench.worker import Answer, Job
+from bench.jobs import Answer, Display, Job
 
 PROBE_SECONDS = 120.0
 ATTEMPTS = 2
-
-
-class Display(Protocol):
-    def note(self, text: str) -> None: ...
-
-    def cell_started(self, cell: Cell) -> None: ...
 
 
 def require() -> Any:
@@ -71,16 +64,14 @@ def answers(address: str, jobs: Sequence[Job], modules: Sequence[str], display: 
                 started, preload, ending, files = ray.get(task)
             except ray.exceptions.RayTaskError as error:  # our own code raised there: it would raise again
                 reason = f"no answer from its node: {error.cause!r}"
-                ending = Ending(None, False, False, "", 0.0, None, reason)
-                yield Answer(job, ending, datetime.datetime.now(datetime.UTC), 0.0)
+                yield Answer(job, Ending.unseen(reason), datetime.datetime.now(datetime.UTC), 0.0)
             except ray.exceptions.RayError as error:
                 reason = f"worker lost ({type(error).__name__}), attempt {attempt} of {ATTEMPTS}"
                 display.note(f"{job.cell.label}: {reason}")
                 if attempt < ATTEMPTS:
                     waiting.append((job, attempt + 1))
                 else:
-                    ending = Ending(None, False, False, "", 0.0, None, reason)
-                    yield Answer(job, ending, datetime.datetime.now(datetime.UTC), 0.0)
+                    yield Answer(job, Ending.unseen(reason), datetime.datetime.now(datetime.UTC), 0.0)
             else:
                 for name, content in files.items():
                     (job.work / name).parent.mkdir(parents=True, exist_ok=True)

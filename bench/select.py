@@ -23,9 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from rich.console import Console
 
-from bench import jsonl
+from bench import jsonl, tables, trials
 from bench.errors import RunError
+from bench.folders import exclusive
 from bench.records import Knob, write_atomically
 from bench.trials import Question, Sample, Trial, positions, value
 from magic141.errors import InputError, Magic141Error
@@ -37,6 +39,11 @@ LEAST = 1e-3
 CHOICE, ANSWERS = "selection.json", "selection.jsonl"
 
 Ask = Callable[[Question], Trial]
+
+
+def setting(task: str, steps: int, guidance: float, shift: float | None) -> dict[str, Knob]:
+    """Knobs beside the model, as the adapter of the lab calls them."""
+    return {"task": task, "num_inference_steps": steps, "guidance_scale": guidance, "shift": shift}
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,18 @@ class Options:
         quality = Sample(split="validation", prompts=self.prompts)
         spread = Sample(split="validation", start=self.prompts, prompts=self.spread_prompts, seeds=self.seeds)
         return Question(knobs, quality), Question(knobs, spread, metrics=(), ends=True)
+
+
+def execute(given: Sequence[Path], options: Options, out: Path, console: Console) -> None:
+    """Asks the candidates in `given` and prints the choice.
+
+    Raises what `candidates` and `select` do, and RunError where another process holds `out`.
+    """
+    paths = candidates(given)
+    with exclusive(out):
+        choice = select(paths, options, out, trials.ask, console.print)
+    console.print(tables.selection(choice))
+    console.print(f"chosen: {choice['chosen']}; {out / CHOICE}", soft_wrap=True, highlight=False)
 
 
 def candidates(given: Sequence[Path]) -> list[Path]:

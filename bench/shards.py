@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.cells import Cell
 from bench.errors import RunError, SuiteError
 from bench.records import Budget, Manifest, PlannedCell, Record, Store, latest, read_samples
-from bench.suite import Cell
 
 
 def split(cells: Sequence[Cell], shard: str) -> list[Cell]:

@@ -1,4 +1,4 @@
-"""YAML in which a key stands once: a block that was copied and not renamed would replace the first without a word."""
+"""YAML that people write: a key stands once and is a known one, and what is refused is named by its place and value."""
 
 from __future__ import annotations
 
@@ -7,11 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from bench.errors import SuiteError
+from bench.errors import SuiteError, nearest
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_nearest_key(cls, data: Any) -> Any:
+        for key in data if isinstance(data, dict) else ():
+            if key not in cls.model_fields:
+                raise ValueError(f"unknown key {key!r}{nearest(str(key), cls.model_fields)}")
+        return data
 
 
 class _Loader(yaml.SafeLoader):
+    """A block that was copied and not renamed would replace the first without a word."""
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
         for name, _ in node.value:
@@ -34,3 +49,22 @@ def read(path: Path, kind: str) -> Any:
         raise SuiteError(f"{kind} {path} is not YAML: {error}") from error
     except SuiteError as error:
         raise SuiteError(f"{kind} {path}: {error}") from error
+
+
+def refusal(name: str, error: ValidationError) -> SuiteError:
+    """What is wrong with the data that messages call `name`, a line each: place, reason and value."""
+    lines = [
+        ": ".join(filter(None, [name, ".".join(map(str, problem["loc"])), _reason(problem)]))
+        for problem in error.errors()
+    ]
+    return SuiteError("\n".join(lines))
+
+
+def _reason(problem: Any) -> str:
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    given = problem["input"]
+    return (
+        message
+        if isinstance(given, dict | list) or problem["type"] == "missing"
+        else f"{message} (got {given!r})"
+    )

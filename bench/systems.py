@@ -51,7 +51,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from bench.errors import InvalidOutputError, SuiteError, nearest
-from bench.records import Knob
+from bench.records import END_TO_END, Knob
 from magic141.errors import Magic141Error
 from magic141.stages import DENOISE, FILE_ENCODE, IMAGE, IMAGE_ENCODE, TEXT_ENCODE, VAE_DECODE
 
@@ -63,6 +63,9 @@ T = TypeVar("T")
 STAGES = (TEXT_ENCODE, IMAGE, IMAGE_ENCODE, DENOISE, VAE_DECODE, FILE_ENCODE)
 """In the order of tables. A system may mark others; the bench itself marks `FILE_ENCODE`."""
 
+
+RESERVED = (END_TO_END, FILE_ENCODE)
+"""Stages that the bench marks, and no system may."""
 
 LATER = "later"
 """Metadata of a knob's field, true where there were answers before there was such a knob: left at its default it is no
@@ -166,6 +169,9 @@ def make(path: str, knobs: Mapping[str, Knob]) -> System:
     return system
 
 
+METHODS = ("weights", "seconds_per_clip", "load", "generate")
+
+
 def ask(path: str, method: str, question: Callable[[], T]) -> T:
     """What a system answers while a run is planned. Raises SuiteError naming adapter and method where it raises
     anything but a typed error.
@@ -179,17 +185,27 @@ def ask(path: str, method: str, question: Callable[[], T]) -> T:
 
 
 def check_members(path: str, system: System) -> None:
-    """Raises SuiteError where `imports` are no names of modules, or `fps` is no positive integer."""
-    imports, fps = getattr(system, "imports", None), getattr(system, "fps", None)
-    if not isinstance(imports, tuple | list) or not all(isinstance(name, str) for name in imports):
-        raise SuiteError(f"{path}: imports={imports!r} are no names of modules: give a tuple of texts")
-    if not isinstance(fps, int) or fps < 1:
+    """Raises SuiteError where a method is missing, `imports` or `flags` are no texts, or `fps` no positive integer."""
+    for name in METHODS:
+        if not callable(_member(path, system, name)):
+            raise SuiteError(f"{path} has no method {name}(): see bench/systems.py for what a system offers")
+    for name, absent, what in (("imports", None, "names of modules"), ("flags", (), "words")):
+        found = _member(path, system, name, absent)
+        if not isinstance(found, tuple | list) or not all(isinstance(word, str) for word in found):
+            raise SuiteError(f"{path}: {name}={found!r} are no {what}: give a tuple of texts")
+    fps = _member(path, system, "fps")
+    if not isinstance(fps, int) or isinstance(fps, bool) or fps < 1:
         raise SuiteError(f"{path}: fps={fps!r} is no positive integer: give the frames a second of its clips")
+
+
+def _member(path: str, system: System, name: str, absent: object = None) -> object:
+    """What the system has under `name`, which may be a property that raises."""
+    return ask(path, name, lambda: getattr(system, name, absent))
 
 
 def weights(path: str, system: System) -> str | None:
     """What the system says of its weights. Raises WeightsMissing, and SuiteError where that is no text."""
-    found = ask(path, "weights()", system.weights)
+    found = ask(path, "weights()", lambda: system.weights())
     if found is not None and not isinstance(found, str):
         raise SuiteError(
             f"{path}: weights() is {found!r}: return their sha256 as text, or None where there are none"
@@ -199,7 +215,7 @@ def weights(path: str, system: System) -> str | None:
 
 def seconds_per_clip(path: str, system: System) -> float:
     """The system's own guess. Raises SuiteError where that is no number of seconds."""
-    guess: object = ask(path, "seconds_per_clip()", system.seconds_per_clip)
+    guess: object = ask(path, "seconds_per_clip()", lambda: system.seconds_per_clip())
     if not isinstance(guess, Real) or not 0 <= float(guess) < math.inf:
         raise SuiteError(
             f"{path}: seconds_per_clip() is {guess!r}, not a number of seconds: return a rough guess"
@@ -258,16 +274,49 @@ def facts_of(system: System) -> Facts:
 
 
 def check_output(output: Output, count: int) -> None:
-    """Raises InvalidOutputError unless `output` holds `count` videos with something in each of them."""
+    """Raises InvalidOutputError unless `output` holds `count` videos with something in each of them, and first frames
+    that fit them, if any.
+    """
+    check_shape(output, count)
     frames = output.frames
+    flat = np.flatnonzero(frames.reshape(count, -1).max(1) == frames.reshape(count, -1).min(1))
+    if flat.size:  # what a NaN looks like once it is cast
+        raise InvalidOutputError(
+            f"{flat.size} of {count} clips are one flat colour, the first is clip {flat[0]}"
+        )
+
+
+def check_shape(output: Output, count: int) -> None:
+    """Raises InvalidOutputError unless `output` can be written as `count` videos; costs nothing."""
+    held: object = getattr(output, "frames", output)
+    if held is output or not isinstance(held, np.ndarray):
+        raise InvalidOutputError(
+            f"generate returned {type(held).__name__}: return Output(frames), a numpy array uint8 (N, T, H, W, 3)"
+        )
+    frames, first = output.frames, output.first_frames
     if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[-1] != 3:
         raise InvalidOutputError(f"frames are {frames.dtype} {frames.shape}, not uint8 (N, T, H, W, 3)")
     if len(frames) != count or frames.shape[1] < 2:
         raise InvalidOutputError(
             f"frames have shape {frames.shape} for {count} requests; a clip has 2 frames or more"
         )
-    flat = np.flatnonzero(frames.reshape(count, -1).max(1) == frames.reshape(count, -1).min(1))
-    if flat.size:  # what a NaN looks like once it is cast
+    height, width = frames.shape[2:4]
+    if height % 2 or width % 2 or not height or not width:
         raise InvalidOutputError(
-            f"{flat.size} of {count} clips are one flat colour, the first is clip {flat[0]}"
+            f"frames are {width}x{height}: sides must be even, because files are H.264; crop or pad one pixel"
         )
+    if first is not None and (first.dtype != np.uint8 or first.shape != (count, height, width, 3)):
+        raise InvalidOutputError(
+            f"first_frames are {first.dtype} {first.shape}, not uint8 {(count, height, width, 3)}"
+        )
+
+
+def marks(stages: Stages) -> Stages:
+    """`stages` for a system: those that the bench marks itself are refused, or their times would be of two things."""
+
+    def mark(name: str) -> AbstractContextManager[None]:
+        if not isinstance(name, str) or name in RESERVED:
+            raise InvalidOutputError(f"stage {name!r} is marked by the bench itself: call it something else")
+        return stages(name)
+
+    return mark

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console, Group
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
 
+from bench.cells import Cell
 from bench.check import Finding
 from bench.compare import Difference
 from bench.records import (
@@ -19,16 +20,11 @@ from bench.records import (
     AnalyticRow,
     Budget,
     Bytes,
-    ClaimsTable,
     Manifest,
     Record,
     Score,
 )
 from bench.shards import Merged
-from bench.suite import Cell
-
-if TYPE_CHECKING:
-    from bench.claims.runs import Item
 
 METRICS_A_TABLE = 3
 """As many as eighty columns hold with their intervals in one line."""
@@ -73,29 +69,6 @@ def selection(choice: Mapping[str, Any]) -> Table:
             table.add_row(
                 row["candidate"], *(f"{x:.3f}" for x in (row["cost"], *map(row["terms"].get, parts)))
             )
-    return table
-
-
-def claim_items(items: Sequence[Item], left: Sequence[Item]) -> Table:
-    """What experiments consist of, and what is still to be done."""
-    table = Table(Column("item", overflow="fold"), Column("minutes", justify="right"), "state", box=None)
-    waiting = {item.name for item in left}
-    for item in items:
-        table.add_row(item.name, f"{item.minutes:.1f}", "to do" if item.name in waiting else "done")
-    total = sum(item.minutes for item in left)
-    table.add_row(
-        f"{len(left)} of {len(items)} items to do", f"{total:.0f}", "on two recent cores", style="bold"
-    )
-    return table
-
-
-def claims(found: ClaimsTable) -> Table:
-    """Claim, number, verdict."""
-    table = Table("", Column("claim", overflow="fold"), Column("ours", justify="right"), "verdict", box=None)
-    for row in found.rows:
-        bounds = "" if row.low is None or row.high is None else f" [{row.low:.3g}, {row.high:.3g}]"
-        value = "–" if row.value is None else f"{row.value:.3g}{bounds}"
-        table.add_row(row.id, row.claim, value, row.verdict)
     return table
 
 

@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from bench import systems
+from bench import prompts, systems
 from bench.records import Frozen, Knob, Score, digest
 from bench.scorers import LAB
-from bench.suite import SEED_STRIDE
-from bench.systems import Request
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,11 +109,7 @@ def ask(question: Question) -> Trial:
     system = systems.make(ADAPTER, question.knobs)
     system.load()
     scenes = question.sample.scenes()
-    requests = [
-        Request(index, scene.caption(), seed * SEED_STRIDE + index, scene)
-        for seed in range(question.sample.seeds)
-        for index, scene in enumerate(scenes)
-    ]
+    requests = prompts.requests([(scene.caption(), scene) for scene in scenes], range(question.sample.seeds))
     frames, firsts, ends = [], [], np.full((len(requests), 2), np.nan)
     for start in range(0, len(requests), BATCH):
         batch = requests[start : start + BATCH]

@@ -8,87 +8,35 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import errno
 import functools
 import gc
-import hashlib
-import math
 import tempfile
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import ValidationError
 
-from bench import energy, latency, measure, nvml, systems
-from bench.errors import InvalidOutputError, UnsupportedError
-from bench.isolation import Announcer, Ending, memory_limit
+from bench import energy, latency, measure, nvml, quality, systems
+from bench.cells import Cell
+from bench.isolation import Announcer, memory_limit
+from bench.jobs import RECORD, Job, message_of, outcome_of
 from bench.records import (
     END_TO_END,
     RANDOM_WEIGHTS,
-    Clip,
     ColdStart,
     FirstClip,
-    Outcome,
     Record,
-    Score,
     write_atomically,
     write_samples,
 )
-from bench.scorers import Examinable, Scorer, made, objection
-from bench.suite import Cell, Suite
+from bench.scorers import Examinable
 from bench.systems import Output, Request, System
 from magic141.errors import WeightsMissing
 from magic141.stages import FILE_ENCODE
 from magic141.video import write_video
-
-RECORD = "record.json"
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a worker is sent. `work` is the folder that it may write to."""
-
-    cell: Cell
-    suite: Suite
-    fingerprint: str
-    threads: int
-    command: str
-    work: Path
-
-    def record(self, **fields: Any) -> Record:
-        """A record of this cell with what is known before it starts."""
-        return Record(
-            kind=self.cell.kind,
-            cell=self.cell.id,
-            fingerprint=self.fingerprint,
-            adapter=self.cell.adapter,
-            sources_sha256=self.cell.sources_sha256,
-            suite=self.suite.name,
-            system=self.cell.system,
-            role=self.cell.role,
-            knobs=self.cell.knobs,
-            weights_sha256=self.cell.weights_sha256,
-            prompts=self.cell.prompts,
-            seeds=tuple(self.cell.seeds),
-            command=self.command,
-            flags=(*self.cell.flags, *fields.pop("flags", ())),
-            **fields,
-        )
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What came of one job, wherever it ran; its files lie in `job.work`."""
-
-    job: Job
-    ending: Ending
-    started: datetime.datetime
-    preload: float
 
 
 class _AnnouncedStopwatch(measure.Stopwatch):
@@ -124,7 +72,7 @@ def run_cell(job: Job, announcer: Announcer) -> None:
         found["memory"] = measure.so_far(phase.resident, found.get("memory"))
         with contextlib.suppress(OSError):  # the log may be what fills the disk
             traceback.print_exc()
-        answer = record(outcome=outcome_of(error), message=_message(error), stage_reached=phase.reached)
+        answer = record(outcome=outcome_of(error), message=message_of(error), stage_reached=phase.reached)
     write_atomically(job.work / RECORD, answer.model_dump_json())
 
 
@@ -158,35 +106,6 @@ class _Phase:
     def reached(self) -> str:
         stages = self.stopwatch.current if self.stopwatch else []
         return ": ".join([self.name, *stages[-1:]])
-
-
-def outcome_of(error: Exception) -> Outcome:
-    """Which outcome an exception means."""
-    if isinstance(error, WeightsMissing):
-        return "weights-missing"
-    if isinstance(error, UnsupportedError):
-        return "unsupported"
-    if isinstance(error, InvalidOutputError | ValidationError):
-        return "invalid"
-    return "oom" if is_out_of_memory(error) else "crashed"
-
-
-ALLOCATORS = ("can't allocate memory", "bad_alloc", "STATUS_ALLOC_FAILED")
-"""What the CPU allocator, C++ and CUDA's libraries say in a bare RuntimeError."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Python's, CUDA's and the kernel's, those that arrive as a RuntimeError, and what was raised from them."""
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
-    said = isinstance(error, RuntimeError) and any(words in str(error) for words in ALLOCATORS)
-    return named or refused or said or (error.__cause__ is not None and is_out_of_memory(error.__cause__))
-
-
-def _message(error: Exception) -> str:
-    text = str(error).strip()
-    typed = (WeightsMissing, UnsupportedError, InvalidOutputError)
-    return text if isinstance(error, typed) and text else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 def _passes(job: Job, phase: _Phase, found: dict[str, Any]) -> None:
@@ -229,12 +148,20 @@ def _passes(job: Job, phase: _Phase, found: dict[str, Any]) -> None:
     if RANDOM_WEIGHTS in cell.flags:
         return  # a score of noise would be taken for the system's
     phase.enter("quality")
+
+    def make(asked: Sequence[Request]) -> Output:
+        return _generate(system, asked, phase.enter("quality"))
+
     # One batch of all prompts, as a long video is, has been made already: scores mind no profiler.
     whole = len(requests) == cell.batch_size
-    output = kept.pop() if whole else _quality(job, system, requests, phase)
+    output = (
+        kept.pop()
+        if whole
+        else quality.answers(requests, suite.quality_batch, make, phase.announcer.progress)
+    )
     kept.clear()
     phase.enter("score")
-    _score(job, system.fps, requests, output, found)
+    quality.score(job, system.fps, requests, output, found)
 
 
 def _exam(job: Job, phase: _Phase, found: dict[str, Any]) -> None:
@@ -286,95 +213,8 @@ def _timed(
             for place, frames in enumerate(output.frames):
                 write_video(Path(folder) / f"{place}.mp4", frames, system.fps)
     systems.check_output(output, len(batch))
-    _check_scorable(job, system, batch, output)
+    quality.check_scorable(job, system, batch, output)
     return latency.Sample(stopwatch.samples, len(batch) * output.frames.shape[1] / system.fps)
-
-
-def _check_scorable(job: Job, system: System, requests: Sequence[Request], output: Output) -> None:
-    """Raises UnsupportedError where the scorer will not take such clips, before all of them are made."""
-    if RANDOM_WEIGHTS in job.cell.flags:
-        return
-    scorer: Scorer = systems.find(job.suite.scorer, "scorer")
-    if why := objection(scorer, made(output, requests, system.fps)):
-        raise UnsupportedError(why)
-
-
-def _quality(job: Job, system: System, requests: list[Request], phase: _Phase) -> Output:
-    """Every prompt with every seed, in batches that are as large as throughput wants."""
-    size = job.suite.quality_batch
-    outputs = []
-    for start in range(0, len(requests), size):
-        stopwatch = phase.enter("quality")
-        outputs.append(_generate(system, requests[start : start + size], stopwatch))
-        phase.announcer.progress(min(start + size, len(requests)) / len(requests))
-    firsts = [output.first_frames for output in outputs if output.first_frames is not None]
-    return Output(
-        np.concatenate([output.frames for output in outputs]),
-        np.concatenate(firsts) if len(firsts) == len(outputs) else None,
-        outputs[0].starts,
-    )
-
-
-def _score(job: Job, fps: int, requests: list[Request], output: Output, found: dict[str, Any]) -> None:
-    scorer: Scorer = systems.find(job.suite.scorer, "scorer")
-    scores = scorer.score(output, requests, job.suite.metrics)
-    if absent := [name for name in job.suite.metrics if name not in scores.aggregate]:
-        raise InvalidOutputError(f"{job.suite.scorer} returned no score for {', '.join(absent)}")
-    rows = [
-        {"index": request.index, "prompt": request.prompt, "seed": request.seed}
-        | {name: _plain(value) for name, value in row.items()}
-        for request, row in zip(requests, scores.per_sample, strict=True)
-    ]
-    found["scores"] = scores.aggregate
-    found["samples"] = write_samples(job.work, job.cell.id, rows)
-    found["clips"] = _store_clips(job, fps, requests, output, worst(scores.aggregate, rows))
-
-
-def worst(scores: dict[str, Score], rows: list[dict[str, Any]]) -> int:
-    """The row whose rank, averaged over the metrics that score single clips, is lowest."""
-    ranks = np.zeros(len(rows))
-    for name, score in scores.items():
-        values = np.array([math.nan if row.get(name) is None else float(row[name]) for row in rows])
-        if np.isnan(values).all():
-            continue
-        badness = {"higher": -values, "lower": values, "target": abs(values - (score.target or 0))}[
-            score.better
-        ]
-        badness = np.where(np.isnan(badness), np.nanmedian(badness), badness)
-        ranks += (badness[:, None] > badness[None, :]).mean(1)
-    return int(ranks.argmax())
-
-
-def _store_clips(
-    job: Job, fps: int, requests: list[Request], output: Output, worst_place: int
-) -> tuple[Clip, ...]:
-    folder = job.work / "clips" / job.cell.id
-    folder.mkdir(parents=True)
-    places = [(place, "fixed") for place in range(min(job.suite.clips, job.cell.prompts.count))]
-    clips = []
-    for place, role in [*places, (worst_place, "worst")]:
-        request = requests[place]
-        path = folder / f"{request.index:05d}-{request.seed}.mp4"
-        if not path.exists():
-            write_video(path, output.frames[place], fps)
-        clips.append(
-            Clip(
-                index=request.index,
-                prompt=request.prompt,
-                seed=request.seed,
-                path=path.relative_to(job.work).as_posix(),
-                role=role,
-                sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-            )
-        )
-    return tuple(clips)
-
-
-def _plain(value: Any) -> Any:
-    """A value of a table as JSON holds it: numpy scalars as Python's, NaN and infinities as None."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def first_clip(job: Job, announcer: Announcer) -> None:

@@ -14,6 +14,7 @@ from rich.table import Table
 from evals import clip_world
 from evals.catalogue import STATISTICS, WEIGHTS, check_metrics
 from magic141.errors import Magic141Error
+from magic141.terminal import say_what_it_can
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 judge_app = typer.Typer(no_args_is_help=True, help="The network that judges clips of the lab world.")
@@ -230,7 +231,11 @@ def drift_command(
     paths: Annotated[list[Path], typer.Argument(help="Long videos.")],
     window: Annotated[int, typer.Option(min=2, help="Frames that the generator made at a time.")],
     stride: Annotated[
-        int | None, typer.Option(min=1, help="New frames a window; all of them unless given.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="New frames a window, all of them unless given; 32 of 33 with `generate`'s overlap of 1.",
+        ),
     ] = None,
 ) -> None:
     """How long videos drift, window by window: slopes with intervals, and the error at the seams."""
@@ -272,6 +277,7 @@ def exam(
 
 def main() -> None:
     """Run the door; errors that a caller can mend are printed without a traceback, exit code 2."""
+    say_what_it_can()
     try:
         app()
     except Magic141Error as error:

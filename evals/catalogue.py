@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -98,13 +98,16 @@ VBENCH_METRICS = (
 
 def check_metrics(names: Sequence[str] | None) -> tuple[str, ...]:
     """The names, or all of them for None. Raises InputError for an unknown one, naming the nearest known."""
-    if names is None:
-        return tuple(METRICS)
+    return tuple(METRICS) if names is None else checked(names, METRICS)
+
+
+def checked(names: Sequence[str], known: Collection[str], of: str = "") -> tuple[str, ...]:
+    """The names, each once. Raises InputError for one that is not `known`, naming the nearest; `of` says of what."""
     for name in names:
-        if name not in METRICS:
-            near = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.0)[0]
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
             raise InputError(
-                f"unknown metric {name!r}; did you mean {near!r}? Known are {', '.join(METRICS)}"
+                f"unknown metric {name!r}{of}; did you mean {near!r}? Known are {', '.join(known)}"
             )
     return tuple(dict.fromkeys(names))
 

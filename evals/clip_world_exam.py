@@ -16,8 +16,9 @@ from rich.progress import track
 from evals import clip_world, statistics
 from evals.catalogue import ATTRIBUTES
 from evals.clip_scores import ClipJudge
-from evals.clip_world_training import CLIP_FRAMES, write_card
+from evals.clip_world_training import CLIP_FRAMES
 from evals.judge_exam import FIRST
+from evals.training import write_card
 from magic141.data.factors import DIRECTIONS, FRAME_SIZE, MOTIONS
 from magic141.data.render import render
 from magic141.data.world import Scene, Split, World
@@ -195,5 +196,5 @@ def record_exam(clips: int) -> dict[str, dict[str, Any]]:
     facts["exam"] = report
     facts["exam_order"] = order(16)
     facts["exam_command"] = f"python -m evals clip-world exam --clips {clips}"
-    write_card(clip_world.FOLDER, facts)
+    write_card(clip_world.FOLDER / clip_world.CARD_FILE, facts)
     return report

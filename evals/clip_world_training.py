@@ -54,8 +54,6 @@ WORLDS = tuple(World(stated=stated) for stated in (0.0, 0.0, 0.5, 1.0))
 """Captions of every entropy dial, so that one judge serves them all."""
 LATEST_START = 65
 CLIP_FRAMES = 33
-_UNSEEN = 1_000_000
-"""Offset of the compositional scenes that the judge learns from: it must know all pairs, but no scene of a test."""
 _LARGEST_SCALE = math.log(100)
 
 
@@ -97,7 +95,7 @@ def _scene(index: int) -> Scene:
     """Training scene number `index`; every eighth from the compositional split."""
     world = WORLDS[index % len(WORLDS)]
     if index // len(WORLDS) % 8 == 7:
-        return world.scene("compositional", _UNSEEN + index)
+        return world.scene("compositional", training.UNSEEN + index)
     return world.scene("train", index)
 
 
@@ -125,10 +123,6 @@ def contrastive_loss(model: open_clip.CLIP, pixels: Tensor, tokens: Tensor) -> t
     own = torch.arange(len(logits))
     loss = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
     return loss, (logits.argmax(1) == own).float().mean()
-
-
-def _rate(step: int, steps: int, config: ClipWorldTraining) -> float:
-    return min((step + 1) / config.warmup_steps, (steps - step) / max(1.0, config.decay * steps), 1.0)
 
 
 def train(
@@ -159,7 +153,9 @@ def train(
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         pixels, captions = make_batch(step * config.batch_size, config.batch_size, generator)
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * _rate(step, steps, config)
+            group["lr"] = config.learning_rate * training.rate(
+                step, steps, warmup_steps=config.warmup_steps, decay=config.decay
+            )
         loss, found = contrastive_loss(model, pixels, _tokens(tokenizer, captions))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -221,13 +217,6 @@ def export(model: open_clip.CLIP, output: Path, facts: dict[str, Any]) -> None:
         "open_clip": open_clip.__version__,
         **facts,
     }
-    write_card(partial, card)
+    training.write_card(partial / CARD_FILE, card)
     shutil.rmtree(output, ignore_errors=True)
     os.replace(partial, output)
-
-
-def write_card(folder: Path, card: dict[str, Any]) -> None:
-    """Write the card of `folder`, in one step."""
-    temporary = folder / f"{CARD_FILE}.tmp"
-    temporary.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / CARD_FILE)

@@ -16,16 +16,17 @@ from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from evals.appearance import MEASURES, SIDE, THUMBNAIL, measure, reduced
-from evals.dynamics import warp_error
+from evals.appearance import MEASURES, THUMBNAIL, measure, reduced
+from evals.seams import Changes, Seams
 from evals.statistics import Estimate
-from evals.trend import FEWEST, series, trend
+from evals.trend import FEWEST, trend
 from magic141.errors import InputError
 
 Frame = NDArray[np.uint8]
@@ -39,7 +40,6 @@ SIMILARITIES = {
 """Curves that compare a window with the first, and their units."""
 UNITS = {name: m.unit for name, m in MEASURES.items() if not name.endswith("-drift")} | SIMILARITIES
 """Every curve and its unit. The drifts inside a window are left out: the slope says that over the whole video."""
-_ROUNDING = 1e-9  # grey levels; sums of equal changes differ by less
 
 
 @dataclass(frozen=True)
@@ -62,23 +62,6 @@ class Curve:
     values: Array
     slope: Slope | None
     reason: str = ""
-
-
-@dataclass(frozen=True)
-class Seams:
-    """Change across seams against change inside windows, in grey levels.
-
-    Attributes:
-        across: mean change from the last frame before a seam to the first after it.
-        inside: mean change of consecutive frames in the two stretches that meet at a seam, each with the same say.
-        difference: mean of across - inside over the seams, with a 95 % interval (NaN at 1 seam).
-        ratio: across / inside; None where nothing moves inside.
-    """
-
-    across: float
-    inside: float
-    difference: Estimate
-    ratio: Estimate | None
 
 
 @dataclass(frozen=True)
@@ -122,6 +105,7 @@ def drift(
         InputError: window, stride or fps out of range; fewer frames than one window; frames that `measure` refuses.
     """
     stride = window if stride is None else stride
+    _check_types(window=window, stride=stride, fps=fps)
     if window < 2:
         raise InputError(f"a window needs at least 2 frames, got {window}; give the frames of one pass")
     if not 1 <= stride <= window:
@@ -131,7 +115,7 @@ def drift(
     if fps is not None and not (math.isfinite(fps) and fps > 0):
         raise InputError(f"fps must be positive, got {fps}; leave it out where it is unknown")
     kept = {name: array("d") for name in UNITS}
-    changes = _Changes()
+    changes = Changes()
     first: _Look | None = None
     cutter = _Cutter(window, stride)
     for block in cutter.blocks(frames):
@@ -219,57 +203,6 @@ class _Cutter:
                 yield list(held)
 
 
-class _Changes:
-    """Takes the new frames of each window; keeps the last frame, and four floats a window."""
-
-    def __init__(self) -> None:
-        self._forward = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        self._backward = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        self._last: tuple[Frame, Frame, Frame] | None = None
-        self._across: dict[str, array[float]] = {"change": array("d"), "warp-error": array("d")}
-        self._inside: dict[str, array[float]] = {"change": array("d"), "warp-error": array("d")}
-
-    def add(self, block: list[Frame]) -> None:
-        seam = self._last is not None
-        found = [pair for frame in block if (pair := self._step(frame))]
-        for name, values in zip(self._across, zip(*found, strict=True), strict=True):
-            if seam:
-                self._across[name].append(values[0])
-            rest = values[seam:]
-            self._inside[name].append(sum(rest) / len(rest) if rest else math.nan)
-
-    def _step(self, given: Frame) -> tuple[float, float] | None:
-        frame = np.ascontiguousarray(given)
-        picture = reduced(frame, SIDE)
-        grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-        before, self._last = self._last, (frame, picture, grey)
-        if before is None:
-            return None
-        change = float(cv2.absdiff(frame, before[0]).mean(dtype=np.float64))
-        forward = self._forward.calc(before[2], grey, None)
-        backward = self._backward.calc(grey, before[2], None)
-        return change, warp_error(before[1], picture, forward, backward)
-
-    def seams(self) -> dict[str, Seams]:
-        found = {}
-        for name, values in self._across.items():
-            across, stretches = np.asarray(values), np.asarray(self._inside[name])
-            # Both neighbours, so that motion that grows steadily is no seam error.
-            inside = (stretches[:-1] + stretches[1:]) / 2
-            gaps = across - inside
-            gaps[np.abs(gaps) < _ROUNDING] = 0
-            over, under = float(across.mean()), float(inside.mean())
-            ratio = None
-            if under > _ROUNDING:
-                # Delta method: the ratio moves with these as a mean moves with its values.
-                spread = series((across - over / under * inside) / under, 0)
-                ratio = Estimate(
-                    over / under, over / under + spread.low, over / under + spread.high, len(gaps)
-                )
-            found[name] = Seams(over, under, series(gaps, 0), ratio)
-        return found
-
-
 class _Look(NamedTuple):
     """A window as the later ones are compared with it."""
 
@@ -295,6 +228,14 @@ def _similar(first: _Look, look: _Look) -> tuple[float, float, float]:
         float(all(flat)) if any(flat) else float((a * b).sum() / math.sqrt((a * a).sum() * (b * b).sum()))
     )
     return math.dist(first.colour, look.colour), layout, float(np.minimum(first.shares, look.shares).sum())
+
+
+def _check_types(window: object, stride: object, fps: object) -> None:
+    for name, count in (("window", window), ("stride", stride)):
+        if isinstance(count, bool) or not isinstance(count, Integral):
+            raise InputError(f"{name}={count!r} must be a whole number of frames")
+    if fps is not None and not isinstance(fps, Real):
+        raise InputError(f"fps={fps!r} must be a number; leave it out where it is unknown")
 
 
 def _curve(name: str, values: Array, scale: float, per: str) -> Curve:

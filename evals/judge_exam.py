@@ -12,8 +12,8 @@ from rich.progress import track
 
 from evals import lab, statistics
 from evals.catalogue import ATTRIBUTES, CENTRES, CLIP_FRAMES, IMAGE_ATTRIBUTES, WEIGHTS, card
-from evals.judge_training import write_card
 from evals.judges import WorldJudge, judge
+from evals.training import write_card
 from magic141.data.render import render
 from magic141.data.world import Scene, Split, World
 
@@ -70,7 +70,7 @@ def record_exam(clips: int) -> dict[str, dict[str, Any]]:
     facts["exam"] = report
     facts["exam_compositional"] = examine(max(1, clips // 4), split="compositional")
     facts["exam_command"] = f"python -m evals judge exam --clips {clips}"
-    write_card(WEIGHTS, facts)
+    write_card(WEIGHTS.with_suffix(".json"), facts)
     return report
 
 

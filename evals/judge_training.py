@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,9 +21,6 @@ from magic141.data.factors import FRAME_SIZE
 from magic141.data.world import Scene, World
 from magic141.precision import native_bfloat16
 from magic141.source import commit
-
-_UNSEEN = 1_000_000
-"""Offset of the compositional scenes that the judge learns from: it must know all pairs, but no scene of a test."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,13 +79,9 @@ def _classification(logits: dict[str, Tensor], labels: dict[str, Tensor]) -> Ten
 def _scenes(world: World, first: int, count: int) -> list[Scene]:
     """Training scenes number first …; every eighth from the compositional split."""
     return [
-        world.scene("compositional", _UNSEEN + i) if i % 8 == 7 else world.scene("train", i)
+        world.scene("compositional", training.UNSEEN + i) if i % 8 == 7 else world.scene("train", i)
         for i in range(first, first + count)
     ]
-
-
-def _rate(step: int, steps: int, config: JudgeTraining) -> float:
-    return min((step + 1) / config.warmup_steps, (steps - step) / max(1.0, config.decay * steps), 1.0)
 
 
 def train(
@@ -122,7 +114,9 @@ def train(
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         batch = make_batch(_scenes(world, step * config.batch_size, config.batch_size), generator)
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * _rate(step, steps, config)
+            group["lr"] = config.learning_rate * training.rate(
+                step, steps, warmup_steps=config.warmup_steps, decay=config.decay
+            )
         losses = _losses(model, decoders, batch)
         optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
@@ -185,10 +179,4 @@ def export(model: WorldJudge, output: Path, facts: dict[str, Any]) -> None:
         "torch": torch.__version__,
         **facts,
     }
-    write_card(output, card)
-
-
-def write_card(output: Path, card: dict[str, Any]) -> None:
-    temporary = output.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, output.with_suffix(".json"))
+    training.write_card(output.with_suffix(".json"), card)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
-from evals.catalogue import CLIP_FRAMES, WEIGHTS, Metric, identity
+from evals.catalogue import CLIP_FRAMES, WEIGHTS, Metric, checked, identity
 from evals.protocol import protocol_string
 from magic141.data import factors
-from magic141.errors import InputError
 
 STRIDE = CLIP_FRAMES - 1
 """Scored windows are clips that share one frame, whatever the windows that the video was made in."""
@@ -46,13 +44,7 @@ METRICS: dict[str, Metric] = {
 
 def check_metrics(names: Sequence[str]) -> tuple[str, ...]:
     """The names, each once. Raises InputError for an unknown one, naming the nearest known."""
-    for name in names:
-        if name not in METRICS:
-            near = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.0)[0]
-            raise InputError(
-                f"unknown metric {name!r} of long video; did you mean {near!r}? Known are {', '.join(METRICS)}"
-            )
-    return tuple(dict.fromkeys(names))
+    return checked(names, METRICS, " of long video")
 
 
 def protocol(metric: str) -> str:

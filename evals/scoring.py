@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,7 +14,7 @@ from rich.progress import track
 
 from evals import clips, statistics
 from evals.appearance import MEASURES, SIDE, SMALLEST, Measure, measure
-from evals.catalogue import CLIP_METRICS, VBENCH_METRICS
+from evals.catalogue import CLIP_METRICS, VBENCH_METRICS, checked
 from evals.clips import Source
 from evals.panel import flags
 from evals.prompts import Origin
@@ -246,11 +245,7 @@ def check_names(names: Sequence[str] | None) -> Wanted:
     Raises InputError for an unknown name, with the nearest known one.
     """
     known = [*MEASURES, *CLIP_METRICS, *VBENCH_METRICS, "fvd"]
-    wanted = list(MEASURES) if names is None else list(dict.fromkeys(names))
-    for name in wanted:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            raise InputError(f"unknown metric {name!r}; did you mean {near!r}? Known are {', '.join(known)}")
+    wanted = tuple(MEASURES) if names is None else checked(names, known)
     return Wanted(
         measures=[name for name in wanted if name in MEASURES],
         clip=[name for name in wanted if name in CLIP_METRICS],

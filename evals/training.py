@@ -17,6 +17,8 @@ from magic141.errors import InputError
 
 CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_SECONDS = 120
+UNSEEN = 1_000_000
+"""Offset of the compositional scenes that a judge learns from: it must know all pairs, but no scene of a test."""
 
 Part = nn.Module | torch.optim.Optimizer
 
@@ -26,6 +28,11 @@ def steps_of(samples: int, batch_size: int) -> int:
     if samples < batch_size:
         raise InputError(f"samples={samples} must be at least {batch_size}, which is one batch")
     return samples // batch_size
+
+
+def rate(step: int, steps: int, *, warmup_steps: int, decay: float) -> float:
+    """Factor on the learning rate: it rises over `warmup_steps`, stays 1, and falls to 0 over the last `decay`."""
+    return min((step + 1) / warmup_steps, (steps - step) / max(1.0, decay * steps), 1.0)
 
 
 def run(
@@ -87,6 +94,13 @@ def run(
                 return None
     save(steps)
     return spent + time.monotonic() - began
+
+
+def write_card(path: Path, card: Mapping[str, Any]) -> None:
+    """The JSON beside trained weights, in one step."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def _check_same(saved: Mapping[str, float] | None, asked: Mapping[str, float], checkpoint: Path) -> None:

@@ -31,6 +31,7 @@ from magic141.command import (
 from magic141.errors import InputError, Magic141Error
 from magic141.longvideo_plan import FPS
 from magic141.presets import LAB
+from magic141.terminal import say_what_it_can
 
 
 class Criterion(StrEnum):
@@ -42,6 +43,10 @@ class Criterion(StrEnum):
 class Door(typer.core.TyperGroup):
     """Prints the errors that this package raises on purpose, without a traceback, and exits with code 2."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        say_what_it_can()
+        return super().main(*args, **kwargs)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
@@ -50,7 +55,13 @@ class Door(typer.core.TyperGroup):
             raise typer.Exit(2) from None
 
 
-app = typer.Typer(cls=Door, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app = typer.Typer(
+    cls=Door,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
 weights_app = typer.Typer(no_args_is_help=True, help="Check or seal a folder of weights.")
 app.add_typer(weights_app, name="weights")
 

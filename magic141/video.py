@@ -163,11 +163,14 @@ def _put_index_first(path: Path) -> None:
     try:
         with av.open(path) as source, av.open(partial, "w", format="mp4", options=_INDEXED) as target:
             stream = target.add_stream_from_template(source.streams.video[0])
+            copied = 0
             for packet in source.demux(video=0):
                 if packet.dts is not None:  # None marks the end
                     packet.stream = stream
                     target.mux(packet)
-        partial.replace(path)
+                    copied += 1
+        if copied:  # or the fragments, which play as well, are all that there is
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 

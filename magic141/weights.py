@@ -5,6 +5,7 @@ A weights folder is a diffusers pipeline folder (`model_index.json` and one fold
 """
 
 import difflib
+import functools
 import hashlib
 import json
 import os
@@ -167,8 +168,40 @@ def tokenizer(folder: Path) -> Tokenizer:
 
 
 def file_sha256(path: Path) -> str:
+    stat = path.stat()
+    return _sha256(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1024)
+def _sha256(path: Path, size: int, changed: int) -> str:
+    """Once for a file that stays as it is: each cell of a plan asks for the same tens of gigabytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def incomplete(folder: Path) -> str | None:
+    """What a diffusers folder lacks of the files that it names: an interrupted download leaves some out.
+
+    A component with a `config.json` is a model, and has its weights beside it, whole or in the parts of an index.
+    """
+    if not (folder / INDEX).is_file():
+        return INDEX
+    components = json.loads((folder / INDEX).read_text("utf-8"))
+    for name, kind in components.items():
+        if name.startswith("_") or not isinstance(kind, list) or kind[0] is None:
+            continue
+        part = folder / name
+        if not part.is_dir():
+            return f"{name}/"
+        for index in part.glob("*.index.json"):
+            for shard in sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values())):
+                if not (part / shard).is_file():
+                    return f"{name}/{shard}"
+        if (part / "config.json").is_file() and not any(
+            path.suffix in (".safetensors", ".bin") for path in part.iterdir()
+        ):
+            return f"weights of {name}/"
+    return None
 
 
 def _locate(name_or_path: str | os.PathLike[str], hub: Mapping[str, Any]) -> Path:

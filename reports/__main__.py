@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -41,4 +43,7 @@ def build_command(
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):  # print `?` for what the terminal's encoding lacks
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     app(prog_name="python -m reports")

@@ -22,6 +22,7 @@ from reports import (
     longvideo,
     plots,
     settings,
+    stages,
     table,
     text,
 )
@@ -159,7 +160,7 @@ def _figures(cells: Sequence[Row], found: Sequence[Metric], main: Metric | None)
             for index, metric in enumerate(plotted)
             if metric is not main
         ],
-        "stages": Markup(plots.stages(cells, "stages") or ""),
+        "stages": Markup(stages.draw(cells, "stages") or ""),
     }
 
 
@@ -193,7 +194,7 @@ def _environment() -> Environment:
         table_of=table,
         OPEN_STRIPS=OPEN_STRIPS,
         OPEN_PLOTS=OPEN_PLOTS,
-        passes=plots.passes,
+        passes=stages.passes,
         exam_hover=exam.hover,
         analytic_hover=analytic.hover,
         css=Markup((_HERE / "style.css").read_text(encoding="utf-8")),

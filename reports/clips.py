@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from bench.records import Clip, RecordError, read_samples
 from reports import text
@@ -90,18 +91,28 @@ def _tile(row: Row, clip: Clip | None, problems: list[str], own_prompt: bool = F
     if clip is None:
         return Tile(row, reason="no clip stored" if row.ok else row.outcome)
     caption = f"{clip.prompt} (seed {clip.seed})" if own_prompt else ""
-    folder = row.run.path.resolve()
-    path = (folder / clip.path).resolve()
-    if not path.is_relative_to(folder):
+    try:
+        uri = data_uri(row.run.path, clip)
+    except LeadsOut:
         problems.append(f"{row.label}: clip path {clip.path!r} leads out of the run folder; it is not shown.")
         return Tile(row, reason="path leads out of the run", caption=caption)
-    try:
-        content = path.read_bytes()
     except OSError:
         problems.append(f"{row.label}: clip {clip.path!r} is in the record but cannot be read.")
         return Tile(row, reason="file missing", caption=caption)
-    uri = "data:video/mp4;base64," + base64.b64encode(content).decode()
     return Tile(row, uri, caption=caption, scores=_scores(row, clip, problems))
+
+
+class LeadsOut(OSError):
+    """A record names a file outside of its run: what lies there is nobody's business."""
+
+
+def data_uri(run: Path, clip: Clip) -> str:
+    """The file of a clip, to be written into a page. Raises LeadsOut, or another OSError where it cannot be read."""
+    folder = run.resolve()
+    path = (folder / clip.path).resolve()
+    if not path.is_relative_to(folder):
+        raise LeadsOut("its path leads out of the run")
+    return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def _scores(row: Row, clip: Clip, problems: list[str]) -> str:

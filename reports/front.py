@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports import svg, text
+from reports.axes import interval_bars, scale_x, scale_y
 from reports.metrics import Metric
-from reports.plots import scale_x, scale_y
 from reports.settings import Setting
 
 SIZE, BOX = (9.6, 3.6), (0.07, 0.14, 0.9, 0.76)
@@ -40,7 +39,9 @@ def draw(metric: Metric, found: Sequence[Setting], best: Sequence[Setting], name
             dot = axes.scatter(
                 [one.seconds], [one.point.value], s=area(one), color=colour, edgecolors=svg.SURFACE, zorder=3
             )
-            interval_bars(axes, one, colour)
+            interval_bars(
+                axes, one.point, one.seconds, horizontal=True, color=colour, linewidth=1.2, alpha=0.6
+            )
             gid = f"front-{one.row.key}"
             dot.set_gid(gid)
             dot.set_urls([f"#{one.row.key}"])
@@ -59,17 +60,6 @@ def draw(metric: Metric, found: Sequence[Setting], best: Sequence[Setting], name
             hover(metric, one).replace("\n", ", ") for one in best
         )
         return svg.render(figure, name, alt, hovers)
-
-
-def interval_bars(axes: Axes, one: Setting, colour: str) -> None:
-    """The 95 % intervals of the score and, a clip's share of them, of the seconds."""
-    score, latency = one.point.score, one.row.latency
-    x, y = one.seconds, one.point.value
-    if score.low is not None and score.high is not None:
-        axes.plot([x, x], [score.low, score.high], color=colour, linewidth=1.2, alpha=0.6)
-    if latency and latency.low is not None and latency.high is not None:
-        share = x / latency.median
-        axes.plot([latency.low * share, latency.high * share], [y, y], color=colour, linewidth=1.2, alpha=0.6)
 
 
 def ahead(best: Sequence[Setting]) -> list[Setting]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from matplotlib.figure import Figure
 
 from bench.records import RecordError, Windows, read_samples
 from reports import svg, text
+from reports.clips import data_uri
 from reports.rows import SECONDS, Row
 from reports.settings import peak
 
@@ -157,11 +157,8 @@ def videos(rows: Sequence[Row], room: int) -> tuple[list[Video], list[str]]:
         clip = next(iter(row.record.clips), None) if row.ok and row.record and row.long else None
         if clip is None:
             continue
-        path = (row.run.path / clip.path).resolve()
         try:
-            if not path.is_relative_to(row.run.path.resolve()):
-                raise OSError("its path leads out of the run")
-            uri = "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
+            uri = data_uri(row.run.path, clip)
         except OSError as error:
             problems.append(f"{row.label}: its video {clip.path!r} is not shown: {error}.")
             continue

@@ -9,8 +9,8 @@ from markupsafe import Markup
 
 from bench.records import SLOWER, Timing
 from reports import text
-from reports.plots import breakdown
 from reports.rows import Row
+from reports.stages import breakdown
 
 DENOISING = ("denoise", "image")
 """Stages that steps make up. The picture's one decoded frame counts as denoising too: the ceiling is not too low."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import numpy as np
 from bench import hardware
 from bench.errors import UnsupportedError
 from bench.systems import Output, Request, Stages, to_uint8
+from magic141 import weights
 from magic141.errors import WeightsMissing
 from magic141.stages import DENOISE, TEXT_ENCODE, VAE_DECODE
 
@@ -45,16 +45,8 @@ class DiffusersFolder:
             self.precision = hardware.auto_precision()
 
     def weights(self) -> str | None:
-        """Hash of every file's name and content. Raises WeightsMissing where `model` is no diffusers folder."""
-        folder = self._folder()
-        digest = hashlib.sha256()
-        for path in sorted(
-            path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors", ".bin")
-        ):
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{content}  {path.relative_to(folder).as_posix()}\n".encode())
-        return digest.hexdigest()
+        """Hash of every file's name and content. Raises WeightsMissing where `model` is no whole diffusers folder."""
+        return weights.fingerprint(self._folder())
 
     def seconds_per_clip(self) -> float:
         return 10.0
@@ -90,9 +82,10 @@ class DiffusersFolder:
 
     def _folder(self) -> Path:
         folder = Path(self.model)
-        if not self.model or not (folder / "model_index.json").is_file():
+        lacks = weights.incomplete(folder) if self.model else weights.INDEX
+        if lacks:
             raise WeightsMissing(
-                f"model={self.model!r} is no diffusers folder: it has no model_index.json. Save a pipeline there with "
+                f"model={self.model!r} is no diffusers folder: it has no {lacks}. Save a pipeline there with "
                 "`save_pretrained`, or download a snapshot"
             )
         return folder

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from bench import hardware
-from bench.errors import UnsupportedError
+from bench.baselines.reference import scenes_of
 from bench.records import MASKED
 from bench.systems import LATER, Facts, Output, Request, Stages, to_uint8
 from magic141 import arguments, sparsify, weights
@@ -24,6 +24,7 @@ EFFICIENCY = 0.6
 """Share of the speed of a large matrix product that all of it reaches."""
 BF16_SPEEDUP = 3.0
 """Of the transformer in bf16 where `hardware.auto_precision` chooses it, over float32 there."""
+NO_FIRST_FRAME = "`task: image to video` needs prompts of the lab world: `prompts: {split: …}`"
 
 
 @dataclass
@@ -138,12 +139,7 @@ class Lab:
         """True first frames, uint8 (N, H, W, 3)."""
         from magic141.data.render import render
 
-        scenes = [request.scene for request in requests if request.scene is not None]
-        if len(scenes) < len(requests):
-            raise UnsupportedError(
-                "`task: image to video` needs prompts of the lab world: `prompts: {split: …}`"
-            )
-        return render(scenes, 1)[:, 0].numpy()
+        return render(scenes_of(requests, NO_FIRST_FRAME), 1)[:, 0].numpy()
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -12,11 +12,12 @@ import numpy as np
 
 from bench import hardware
 from bench.baselines import tiny
+from bench.baselines.random_weights import build
 from bench.baselines.recipes import RECIPES, Recipe
 from bench.errors import UnsupportedError, nearest
 from bench.records import RANDOM_WEIGHTS
-from bench.systems import Output, Request, Stages, to_uint8
-from magic141 import weights
+from bench.systems import Facts, Output, Request, Stages, to_uint8
+from magic141 import arguments, weights
 from magic141.errors import InputError, WeightsMissing
 from magic141.stages import DENOISE, IMAGE_ENCODE, TEXT_ENCODE, VAE_DECODE
 
@@ -25,6 +26,8 @@ TILED = ("hunyuan", "cogvideox")
 GPU_FLOPS = 4e14
 """What a plan takes an accelerator to do in a second."""
 POOLED_WIDTH = 768
+OTHER_SIZE = 0.3
+"""Share by which a checkpoint may have other parameters than its system's authors say, who round."""
 
 
 @dataclass
@@ -59,11 +62,18 @@ class Peer:
         recipe, small = self.recipe, self._small
         height, width, frames = small.size if small else (recipe.height, recipe.width, recipe.num_frames)
         steps = 2 if small else recipe.num_inference_steps
-        self.height, self.width = self.height or height, self.width or width
-        self.num_frames = self.num_frames or frames
-        self.num_inference_steps = self.num_inference_steps or steps
-        if self.guidance_scale is None:
-            self.guidance_scale = recipe.guidance_scale
+        published = {
+            "height": height,
+            "width": width,
+            "num_frames": frames,
+            "num_inference_steps": steps,
+            "guidance_scale": recipe.guidance_scale,
+        }
+        for name, value in published.items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        arguments.check_num_inference_steps(self.num_inference_steps or 0)
+        arguments.check_guidance_scale(self.guidance_scale or 0.0)
         if self.precision == "auto":
             self.precision = hardware.auto_precision()
         if self.model is not None and self.mode != "real":
@@ -133,18 +143,27 @@ class Peer:
         self._stages: Stages | None = None
         self._mark()
 
+    def facts(self) -> Facts:
+        """Says so where a checkpoint is not of the size that was published under the system's name."""
+        found = [getattr(self._pipeline, name, None) for name in ("transformer", "transformer_2")]
+        models = [list(model.parameters()) for model in found if model is not None]
+        share = sum(tensor.numel() for tensor in models[0]) / self.recipe.claimed_parameters
+        other = self.mode == "real" and abs(share - 1) > OTHER_SIZE
+        size = sum(tensor.numel() * tensor.element_size() for model in models for tensor in model)
+        return Facts(size, (f"{share:.2g} of the published parameters",) if other else ())
+
     def generate(self, requests: Sequence[Request], stages: Stages) -> Output:
         import torch
 
         self._stages = stages
-        arguments: dict[str, Any] = dict(self.recipe.call)
-        arguments |= self._small.call if self._small else {}
+        asked: dict[str, Any] = dict(self.recipe.call)
+        asked |= self._small.call if self._small else {}
         images = self._images(requests) if self.recipe.image_to_video else None
         if images is not None:
-            arguments["image"] = images
-        arguments |= self._prompt(requests)
+            asked["image"] = images
+        asked |= self._prompt(requests)
         output = self._pipeline(
-            **arguments,
+            **asked,
             height=self.height,
             width=self.width,
             num_frames=self.num_frames,
@@ -162,14 +181,17 @@ class Peer:
             t *= 2  # its VAE decodes latents in pairs, after a first one
         if (num_frames - 1) % t or num_frames < 2:
             raise InputError(f"num_frames={num_frames} must be {t}k + 1 for {self.system}")
-        if height % h or width % w:
+        if height % h or width % w or height < h or width < w:
             raise InputError(
                 f"height={height}, width={width} must be multiples of {h} and {w} for {self.system}"
             )
 
     def _folder(self) -> Path:
         if self.model is not None:
-            return weights.resolve(self.model)
+            folder = weights.resolve(self.model, {"local_files_only": True})
+            if lacks := weights.incomplete(folder):
+                raise WeightsMissing(f"{self.model} has no {lacks}: download it again")
+            return folder
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -177,10 +199,11 @@ class Peer:
             folder = Path(snapshot_download(self.recipe.hub, local_files_only=True))
         except LocalEntryNotFoundError:
             folder = Path()
-        if not (folder / weights.INDEX).is_file():
+        if lacks := weights.incomplete(folder):
             raise WeightsMissing(
-                f"no weights {self.recipe.hub!r} in the Hugging Face cache: `hf download {self.recipe.hub}`, or name "
-                "a folder with `model`; `mode: random` measures latency and memory without them"
+                f"no weights {self.recipe.hub!r} in the Hugging Face cache (no {lacks}): `hf download "
+                f"{self.recipe.hub}`, or name a folder with `model`; `mode: random` measures latency and memory "
+                "without them"
             )
         return folder
 
@@ -266,84 +289,3 @@ class Peer:
                 pixels = np.random.default_rng(request.seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)
             images.append(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
         return images
-
-
-def build(recipe: Recipe, small: tiny.Tiny | None, device: str, dtype: Any, vae_dtype: Any) -> Any:
-    """The pipeline of `recipe` with random weights: published configuration and no text encoder, or `small` with
-    one where its kind is quickly made (LLaVA and Gemma are not).
-    """
-    import diffusers
-
-    def make(cls: Any, config: Mapping[str, Any], dtype: Any = dtype) -> Any:
-        return random_model(getattr(diffusers, cls) if isinstance(cls, str) else cls, config, device, dtype)
-
-    transformer = dict(recipe.transformer_config) | dict(small.transformer if small else {})
-    vae = dict(recipe.vae_config) | dict(small.vae if small else {})
-    parts = {
-        "transformer": make(recipe.transformer, transformer),
-        "vae": make(recipe.vae, vae, vae_dtype),
-        "scheduler": getattr(diffusers, recipe.scheduler)(**recipe.scheduler_config),
-        **recipe.pipeline_config,
-    }
-    if recipe.num_transformers == 2:
-        parts["transformer_2"] = make(recipe.transformer, transformer)
-    pairs = ("", "_2") if recipe.family == "hunyuan" else ("",)
-    parts |= dict.fromkeys(f"{part}{number}" for part in ("text_encoder", "tokenizer") for number in pairs)
-    if recipe.image_to_video:
-        parts["image_processor"] = None
-    elif small and recipe.family in _TINY_ENCODERS:
-        parts |= {"text_encoder": _TINY_ENCODERS[recipe.family](), "tokenizer": tiny.tokenizer()}
-        if recipe.family == "hunyuan":
-            parts |= {"text_encoder_2": tiny.clip(), "tokenizer_2": tiny.tokenizer()}
-    if recipe.family == "ltx2":
-        parts |= _ltx2_parts(make, small)
-    pipeline = getattr(diffusers, recipe.pipeline)(**parts)
-    for name in ("text_encoder", "text_encoder_2"):
-        if getattr(pipeline, name, None) is not None:
-            getattr(pipeline, name).to(device, dtype)
-    return pipeline
-
-
-_TINY_ENCODERS: dict[str, Callable[[], Any]] = {
-    "hunyuan": tiny.llama,
-    "wan": tiny.umt5,
-    "ltx": tiny.t5,
-    "cogvideox": tiny.t5,
-}
-
-
-def random_model(cls: Any, config: Mapping[str, Any], device: str, dtype: Any) -> Any:
-    """A diffusers model whose weights are drawn where they stay and as wide as they stay: one of 14 billion would
-    not fit an 80 GB card in float32. What its class keeps in float32 stays so.
-    """
-    import torch
-    from accelerate import init_empty_weights
-
-    with init_empty_weights(include_buffers=False):
-        model = cls(**config)
-    kept = set(cls._keep_in_fp32_modules or ())
-    generator = torch.Generator(device).manual_seed(0)
-    for owner_name, owner in model.named_modules():
-        for name, empty in list(owner.named_parameters(recurse=False)):
-            wide = kept.intersection([*owner_name.split("."), name])
-            drawn = torch.empty(empty.shape, dtype=torch.float32 if wide else dtype, device=device)
-            if empty.ndim > 1:
-                fan_in = max(1, empty.numel() // empty.shape[0])
-                drawn.normal_(std=fan_in**-0.5, generator=generator)
-            else:
-                drawn.fill_(name == "weight")
-            setattr(owner, name, torch.nn.Parameter(drawn, requires_grad=False))
-    return model.to(device).eval()
-
-
-def _ltx2_parts(make: Callable[..., Any], small: tiny.Tiny | None) -> dict[str, Any]:
-    """LTX-2 draws sound with its pictures."""
-    from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder
-
-    configs = tiny.LTX2_PARTS if small else {name: {} for name in tiny.LTX2_PARTS}
-    classes = {
-        "connectors": LTX2TextConnectors,
-        "audio_vae": "AutoencoderKLLTX2Audio",
-        "vocoder": LTX2Vocoder,
-    }
-    return {name: make(cls, configs[name]) for name, cls in classes.items()}

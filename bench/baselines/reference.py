@@ -17,6 +17,7 @@ from magic141.data.world import Scene
 from magic141.errors import InputError
 
 RENDER = "render"
+NO_TRUTH = "truth is known for prompts of the lab world alone: give `prompts: {split: …}`"
 
 
 @dataclass
@@ -94,10 +95,9 @@ class Noise(Truth):
         return torch.stack(clips).numpy()
 
 
-def scenes_of(requests: Sequence[Request]) -> list[Scene]:
+def scenes_of(requests: Sequence[Request], otherwise: str = NO_TRUTH) -> list[Scene]:
+    """Raises UnsupportedError, which says `otherwise`, where a prompt has none."""
     scenes = [request.scene for request in requests if request.scene is not None]
     if len(scenes) < len(requests):
-        raise UnsupportedError(
-            "truth is known for prompts of the lab world alone: give `prompts: {split: …}`"
-        )
+        raise UnsupportedError(otherwise)
     return scenes

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import tables, trials
-from bench.claims import document, published, registry, runs
+from bench import trials
+from bench.claims import document, published, registry, runs, tables
 from bench.claims.driver import Driver
+from bench.folders import exclusive
 from bench.records import write_atomically
-from bench.runner import exclusive
 
 DOCUMENT = Path("docs/claims.md")
 
@@ -41,7 +41,7 @@ def execute(options: Options, console: Console) -> int:
 
     with exclusive(options.store):
         driver = driver_of(None if options.afresh else published.FOLDER)
-        console.print(tables.claim_items(driver.items, driver.left()))
+        console.print(tables.plan(driver.items, driver.left()))
         failed = 0
         try:
             if not options.dry_run:
@@ -58,7 +58,7 @@ def execute(options: Options, console: Console) -> int:
             if target is not None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(target, document.markdown(experiments, scale, found, driver.items))
-    console.print(tables.claims(found))
+    console.print(tables.answers(found))
     if target is not None:
         console.print(f"{target} written; what is done: {options.store}", soft_wrap=True, highlight=False)
     return 1 if failed else 0

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench.claims import steps
+from bench.claims.items import Item, Train
 from bench.claims.registry import Experiment
-from bench.claims.runs import Item, Scale, Train
+from bench.claims.runs import Scale
 from bench.claims.verdicts import Answers, Finding, number
 from bench.records import ClaimRow, ClaimsTable
 from magic141.errors import InputError

@@ -21,9 +21,10 @@ from pydantic import ValidationError
 from bench import jsonl
 from bench.claims import published
 from bench.claims.document import table
+from bench.claims.items import PIPELINE, Evaluate, Item, Train
 from bench.claims.published import Done
 from bench.claims.registry import EXPERIMENTS, Experiment, plan
-from bench.claims.runs import PIPELINE, TEACHER, Evaluate, Item, Scale, Train
+from bench.claims.runs import TEACHER, Scale
 from bench.errors import RunError
 from bench.records import CLAIMS, ClaimsTable, digest, write_atomically
 from bench.trials import PROTOCOL, Question, Trial, value

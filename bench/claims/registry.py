@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from bench.claims.curves import Lines, advantage, effect_of_the_dial
+from bench.claims.items import Item, unique
 from bench.claims.runs import (
     ALTERNATING_SHARE,
     DIAL_RATE,
@@ -22,11 +24,9 @@ from bench.claims.runs import (
     TASKS,
     TEACHER,
     Dial,
-    Item,
     Scale,
     convergence,
     progress,
-    unique,
 )
 from bench.claims.steps import (
     SOLVED,
@@ -47,12 +47,9 @@ from bench.claims.verdicts import (
     VARIETY,
     Answers,
     Finding,
-    Lines,
     accuracy_kept,
-    advantage,
     confirmed,
     diversity_kept,
-    effect_of_the_dial,
     gap_closed,
     motion_kept,
     steps_beaten,

@@ -1,16 +1,14 @@
-"""What the claims need to have run: trainings, trials, and the curves that they make up.
-
-Costs are estimates from what such items took on two cores that multiply bfloat16 natively (a Xeon, Sapphire Rapids).
-"""
+"""What the claims need to have run: trainings, trials, and the curves that they make up."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from bench.claims.verdicts import Lines
-from bench.records import Knob, digest
+from bench.claims.curves import Lines
+from bench.claims.items import PIPELINE, TIME_OF, Evaluate, Item, Train, ask_model, knobs_of, training_minutes
+from bench.records import Knob
 from bench.trials import QUALITY, Sample
 
 TEACHER = "lab"
@@ -49,14 +47,6 @@ TRAINING_GFLOP = {"image-to-video": 14.2, "text-to-video": 12.7, "text-to-image"
 """Of DMD2, a sample, updates of student and critic in their turns, as PyTorch counts them for `lab` and captions of 24
 tokens. Of an alternating run a nominal sample has half of one of image to video, and half of four of text to image, so
 13.3: by this count, finer than `ALTERNATING_SHARE`, a2's alternating runs had 2 % more than those of text to video."""
-TRAINED_A_MINUTE = {"distill": 900.0, "prior": 2500.0, "i2v": 2500.0, "t2i": 5200.0}
-"""Samples, on those cores; what a plan's minutes rest on. Of t2i with its pictures encoded, which take a third of it;
-distill was not run there: a sample of it takes three times the passes of one of prior. One of i2v is taken for one of
-prior."""
-TIME_OF = {"dmd2": 1.0, "dmd": 0.62, "trajectory": 6.2, "consistency": 0.52, "cfg": 0.44}
-"""What training by a method takes, in shares of DMD2: measured, one core of a Zen 5. Trajectory regression makes 32
-guided steps of the teacher for every batch."""
-PASS_GFLOP, CLIP_GFLOP, GFLOP_A_MINUTE = 1.63, 6.0, 12_000.0
 
 
 @dataclass(frozen=True)
@@ -91,88 +81,6 @@ on. A distillation that short shows nothing, and parts of the prior differ by le
 clips, or without pictures first. The seeds share those pictures, which take as long as a run."""
 
 
-PIPELINE = "pipeline"
-
-
-@dataclass(frozen=True)
-class Train:
-    """`python -m magic141.train WORDS`, in a folder that all trainings of a store share. needs: names of trainings.
-
-    packed: whether a pipeline is made of it, `PIPELINE` in its folder, for others to learn from.
-    """
-
-    name: str
-    words: tuple[str, ...]
-    minutes: float
-    needs: tuple[str, ...] = ()
-    packed: bool = False
-
-    @property
-    def id(self) -> str:
-        return digest({"train": self.words, "name": self.name})
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """A trial of a preset, or of the `snapshot`-th model that the training `of` kept; without one, of its pipeline."""
-
-    name: str
-    knobs: dict[str, Knob]
-    sample: Sample
-    minutes: float
-    of: str | None = None
-    snapshot: int | None = 0
-    metrics: tuple[str, ...] = QUALITY
-    ends: bool = False
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return (self.of,) if self.of else ()
-
-    @property
-    def id(self) -> str:
-        """Without the weights: a store belongs to one teacher, and says which."""
-        asked = {"knobs": self.knobs, "of": self.of, "snapshot": self.snapshot, "ends": self.ends}
-        return digest({"evaluate": asked, "sample": self.sample.model_dump(), "metrics": self.metrics})
-
-
-Item = Train | Evaluate
-
-
-def ask_model(
-    name: str,
-    knobs: Mapping[str, Knob],
-    sample: Sample,
-    of: str | None = None,
-    snapshot: int | None = 0,
-    metrics: tuple[str, ...] = QUALITY,
-    ends: bool = False,
-) -> Evaluate:
-    passes = int(knobs["num_inference_steps"] or 0) * (1 if knobs["guidance_scale"] == 1 else 2)
-    clips = sample.prompts * sample.seeds
-    minutes = 0.3 + clips * (CLIP_GFLOP + PASS_GFLOP * passes) / GFLOP_A_MINUTE
-    return Evaluate(name, dict(knobs), sample, minutes, of, snapshot, () if ends else metrics, ends)
-
-
-def knobs_of(
-    task: str, steps: int, guidance: float, shift: float | None = None, model: str | None = None
-) -> dict[str, Knob]:
-    found: dict[str, Knob] = {
-        "task": task,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-        "shift": shift,
-    }
-    return found if model is None else {"model": model, **found}
-
-
-def _minutes(stage: str, samples: int) -> float:
-    return 0.5 + samples / TRAINED_A_MINUTE[stage]
-
-
-# Distillation, as runs and curves.
-
-
 def distilled(
     scale: Scale,
     tasks: Sequence[str],
@@ -198,7 +106,7 @@ def distilled(
     words += ["--stored", str(scale.stored), *_dial_words(dial)]
     name = f"{method}-{'+'.join(tasks)}-{samples}-{_dial_name(dial)}-seed{seed}"
     needs = (teacher.name,) if teacher else ()
-    return Train(name, tuple(words), TIME_OF[method] * _minutes("distill", samples), needs)
+    return Train(name, tuple(words), TIME_OF[method] * training_minutes("distill", samples), needs)
 
 
 def dial_teacher(scale: Scale) -> Train:
@@ -206,7 +114,7 @@ def dial_teacher(scale: Scale) -> Train:
     words = ["i2v", "--initial", TEACHER, *_all_stated(), "--rate", f"{DIAL_RATE:g}"]
     words += ["--samples", str(scale.dialled), "--budget", f"{scale.budget:g}", "--stored", str(scale.stored)]
     name = f"teacher-of-the-dial-{scale.dialled}"
-    return Train(name, tuple(words), _minutes("i2v", scale.dialled), packed=True)
+    return Train(name, tuple(words), training_minutes("i2v", scale.dialled), packed=True)
 
 
 def primed(scale: Scale, kind: str, seed: int, samples: int, dial: Dial | None = None) -> list[Train]:
@@ -220,9 +128,9 @@ def primed(scale: Scale, kind: str, seed: int, samples: int, dial: Dial | None =
     start = f"t2i-{scale.images}{'-dial' if dial else ''}-seed{shown}"
     image = ["t2i", "--seed", str(shown), "--samples", str(scale.images), "--budget", f"{scale.budget:g}"]
     image += ["--stored", str(scale.stored), *(_all_stated() if dial else ())]
-    first = Train(start, tuple(image), _minutes("t2i", scale.images))
+    first = Train(start, tuple(image), training_minutes("t2i", scale.images))
     words += ["--initial", f"{{{start}}}/t2i/denoiser.pt"]
-    return [first, Train(name, tuple(words), _minutes("prior", samples), (start,))]
+    return [first, Train(name, tuple(words), training_minutes("prior", samples), (start,))]
 
 
 def _dial_words(dial: Dial | None) -> list[str]:
@@ -304,13 +212,17 @@ def progress(
         items=[
             *([dial_teacher(scale)] if dial else []),
             *between,
-            *(item for pair in zip(runs, curves, strict=True) for item in (pair[0], *pair[1])),
+            *_each_with_its_trials([[run] for run in runs], curves),
         ],
         curves=[[trial.name for trial in one] for one in curves],
         anchors=tuple(trial.name for trial in between if isinstance(trial, Evaluate)),
         samples=samples,
         gflop=_training_gflop(tasks),
     )
+
+
+def _each_with_its_trials(runs: Sequence[Sequence[Item]], trials: Sequence[Sequence[Item]]) -> list[Item]:
+    return [item for pair in zip(runs, trials, strict=True) for part in pair for item in part]
 
 
 def _training_gflop(tasks: Sequence[str]) -> float:
@@ -326,13 +238,8 @@ def convergence(scale: Scale, kind: str, seeds: int, samples: int, dial: Dial | 
     curves = [curve(scale, run[-1], knobs_of("image to video", steps, 1.0, 1.0), dial) for run in runs]
     return Lines(
         name=kind,
-        items=[item for run, one in zip(runs, curves, strict=True) for item in (*run, *one)],
+        items=_each_with_its_trials(runs, curves),
         curves=[[trial.name for trial in one] for one in curves],
         anchors=None,
         samples=samples,
     )
-
-
-def unique(items: Iterable[Item]) -> list[Item]:
-    """Each item once, in order: experiments share runs."""
-    return list({item.name: item for item in items}.values())

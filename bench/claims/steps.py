@@ -7,22 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bench.claims.runs import (
-    EULER,
-    METHODS,
-    STEPS,
-    STUDENT,
-    TABLE_METRICS,
-    TEACHER,
-    Evaluate,
-    Item,
-    Scale,
-    Train,
-    ask_model,
-    distilled,
-    knobs_of,
-    unique,
-)
+from bench.claims.items import Evaluate, Item, Train, ask_model, knobs_of, unique
+from bench.claims.runs import EULER, METHODS, STEPS, STUDENT, TABLE_METRICS, TEACHER, Scale, distilled
 from bench.claims.verdicts import Answers, Three
 from bench.records import Knob, StepRow
 from bench.trials import Sample

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from bench import runner
+from bench import folders
 from bench.errors import RunError
 from bench.gate import baseline, config, report
 from bench.gate.run import Question, default_journal, run
@@ -42,7 +42,7 @@ def execute(options: Options, console: Console, command: str) -> int:
         raise RunError("--record and --base-records exclude each other: a stored base would be stored again")
     if options.resume is not None and not options.resume.is_file():
         raise RunError(f"there is no journal {options.resume} to go on from")
-    runner.check_writable(options.out)
+    folders.check_writable(options.out)
     for option, path in (
         ("--json", options.to_json),
         ("--markdown", options.to_markdown),
@@ -91,7 +91,7 @@ def check_file(path: Path, option: str) -> None:
     """Raises RunError where no file can be written at `path`."""
     if path.is_dir():
         raise RunError(f"{option} {path} is a folder: name a file in it")
-    runner.check_writable(path.parent, option)
+    folders.check_writable(path.parent, option)
 
 
 @contextlib.contextmanager

@@ -8,13 +8,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from bench import strict_yaml, systems
+from bench import prompts, strict_yaml, systems
 from bench.errors import SuiteError, nearest
 from bench.gate_policy import Policy, looks
 from bench.hardware import ROOT
+from bench.prompts import PromptSpec
 from bench.records import Knob, digest
 from bench.scorers import Clips, objection
-from bench.suite import PromptSpec, Strict
+from bench.strict_yaml import Strict
+from bench.systems import Request
 
 DEFAULT = ROOT / "bench" / "gates.yaml"
 LATENCY, OUTPUT, QUALITY = "latency", "output", "quality"
@@ -50,6 +52,10 @@ class Quality(Strict):
     margins: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
         min_length=1, description="by metric: the loss of its mean over prompts that is still no loss"
     )
+
+    def requests(self) -> list[Request]:
+        """What both trees are asked."""
+        return prompts.requests(self.prompts.scenes(), self.seeds)
 
 
 class Waiver(Strict):
@@ -140,13 +146,13 @@ def read(path: Path) -> Gates:
         gates.knobs(name)
     if gates.quality:
         system = systems.make(gates.quality.adapter, gates.quality.knobs)
-        prompts = len(gates.quality.prompts.scenes())
-        if prompts < 2:
+        count = len(gates.quality.prompts.scenes())
+        if count < 2:
             raise SuiteError(
-                f"{path}: quality: prompts: {prompts} of them bound no loss: give 2 at the very least"
+                f"{path}: quality: prompts: {count} of them bound no loss: give 2 at the very least"
             )
         scorer = systems.find(gates.quality.scorer, "scorer")
-        scorer.protocols(list(gates.quality.margins), prompts, 0)
+        scorer.protocols(list(gates.quality.margins), count, 0)
         known = Clips(gates.quality.prompts.split is not None, None, fps=system.fps)
         if why := objection(scorer, known):
             raise SuiteError(f"{path}: quality: {why}")
@@ -162,8 +168,4 @@ def parse(data: Any, name: str) -> Gates:
     try:
         return Gates.model_validate(data)
     except ValidationError as error:
-        lines = [
-            ": ".join([name, *map(str, problem["loc"]), problem["msg"].removeprefix("Value error, ")])
-            for problem in error.errors()
-        ]
-        raise SuiteError("\n".join(lines)) from error
+        raise strict_yaml.refusal(name, error) from error

@@ -62,7 +62,8 @@ def _make(folder: Path, python: Path, constraints: str, wanted: list[str], run: 
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted call has left
     folder.parent.mkdir(parents=True, exist_ok=True)
     uv = shutil.which("uv")
-    if uv is not None:
+    # A version manager's shim may stand on the path with nothing behind it.
+    if uv is not None and subprocess.run([uv, "--version"], capture_output=True, check=False).returncode == 0:
         run([uv, "venv", "--python", sys.executable, str(folder)])
         install = [uv, "pip", "install", "--python", str(python), "--compile-bytecode"]
     else:

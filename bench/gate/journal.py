@@ -79,12 +79,12 @@ class Journal:
             journal = cls(path, [])
             journal.add(Entry(header=header))
             return journal
-        content = path.read_bytes()
-        if not (content.startswith(_FIRST) or _FIRST.startswith(content)):
+        with path.open("rb") as file:
+            start = file.read(len(_FIRST))
+        if not _FIRST.startswith(start):
             raise RunError(f"{path} is no journal of a gate: name another file to start anew")
-        lines = content.split(b"\n")[:-1]
         try:
-            entries = [Entry.model_validate_json(line) for line in lines]
+            entries = [Entry.model_validate_json(line) for line in jsonl.lines(path)]
         except ValidationError as error:
             raise RunError(
                 f"{path} is no journal of a gate: {error}. Name another file to start anew"
@@ -96,15 +96,16 @@ class Journal:
                 f"{path} belongs to another gate: {', '.join(differs)} differ. Its restarts say nothing about this "
                 "one; name another file to start anew"
             )
-        with path.open("r+b") as file:  # a torn last line was the restart in flight
-            file.truncate(sum(len(line) + 1 for line in lines))
+        jsonl.cut_torn(path)  # the restart in flight
         journal = cls(path, entries)
         if not entries:
             journal.add(Entry(header=header))
         return journal
 
     def add(self, entry: Entry) -> None:
-        """Raises ValueError for a number that is not finite: JSON has none, and a gate must not."""
+        """Raises ValueError for a number that is not finite: JSON has none, and a gate must not; OSError where the disk
+        refuses, and the journal is then as it was.
+        """
         jsonl.append(self.path, json.dumps(entry.model_dump(mode="json", exclude_none=True), allow_nan=False))
         self.entries.append(entry)
 

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from bench.errors import InvalidGateError
 from bench.gate.trees import Tree
+from bench.isolation import check_sockets
 
 IMPORT_SECONDS = 600.0
 CONNECT_SECONDS = 60.0
@@ -73,6 +74,7 @@ class Server:
         self._neutral = work / "neutral"
         self._neutral.mkdir(exist_ok=True)
         key = secrets.token_bytes(16)
+        check_sockets()
         self._listener = Listener(authkey=key)
         self._settings = {
             "address": self._listener.address,

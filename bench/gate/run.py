@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import math
 import os
@@ -18,19 +17,17 @@ import numpy as np
 
 from bench import systems
 from bench.errors import InvalidGateError
-from bench.gate import environments, trees, verdicts
+from bench.gate import trees, verdicts
 from bench.gate.baseline import Baseline, fingerprint
 from bench.gate.config import Gates
 from bench.gate.journal import Blocks, Counted, Entry, Header, Journal, Scored, Side
-from bench.gate.processes import Remote, Server
 from bench.gate.trees import Tree
 from bench.gate.verdicts import Finding
-from bench.gate.worker import requests
+from bench.gate.workers import Workers, third_party
 from bench.gate_policy import Decision, Restart, decide
 from bench.records import RecordError
 from magic141.errors import Magic141Error
 
-WARM_UP = 1
 QUALITY_BATCH = 8
 BASE, HEAD = "base", "head"
 
@@ -90,7 +87,7 @@ def run(question: Question) -> Result:
                 perf_counter() - clock,
                 found,
                 question.journal,
-                {BASE: gate.base, HEAD: gate.head},
+                gate.trees,
                 {cell: gate.journal.restarts(cell) for cell in question.gates.cells},
                 {cell: one for cell in question.gates.cells if (one := gate.journal.counted(cell))},
                 stored=question.baseline is not None,
@@ -109,27 +106,25 @@ class Gate:
 
     def __init__(self, question: Question, work: Path, stack: ExitStack) -> None:
         """Raises InvalidGateError, RunError for trees that cannot be compared."""
-        self._question, self._work, self._stack = question, work, stack
+        self._question, self._work = question, work
         self._gates, self._say = question.gates, question.say
         trees.copy_harness(work / "harness")
-        self.base = trees.extract(question.base, work / BASE, question.repository)
-        self.head = trees.extract(question.head, work / HEAD, question.repository)
-        self.same_commit = trees.is_same_commit(self.base, self.head)
+        base = trees.extract(question.base, work / BASE, question.repository)
+        head = trees.extract(question.head, work / HEAD, question.repository)
+        trees.check_distinct(base, head)
         baseline = question.baseline
         if baseline is not None:
-            baseline.check(self.base, self._gates)
+            baseline.check(base, self._gates)
         header = Header(
             gates=self._gates.id,
-            base=self.base.id,
-            head=self.head.id,
+            base=base.id,
+            head=head.id,
             fingerprint=fingerprint(),
             base_records=baseline.id if baseline else "",
         )
         self.journal = Journal.open(question.journal, header)
-        self._servers: dict[str, Server] = {}
-        self._pythons = {
-            tree.path: environments.interpreter(tree, self._say) for tree in (self.base, self.head)
-        }
+        self.trees = {BASE: base, HEAD: head}
+        self._workers = Workers(self._gates, self.trees, work, stack, self._say)
 
     def measure(self) -> None:
         """Adds to the journal what it lacks. Stops at counters that are INVALID: nothing later could be a pass."""
@@ -183,16 +178,16 @@ class Gate:
 
     def _count(self, cell: str) -> Counted:
         """Both trees at once: counters do not mind company. The servers learn what to import from these workers."""
-        with self._pair([cell], warmup=1) as pair:
+        with self._workers.pair([cell], (BASE, HEAD)) as pair:
             for worker in pair.values():
                 worker.send("counters", cell=cell)
             sides = {name: self._side(worker.receive()) for name, worker in pair.items()}
             for name, worker in pair.items():
                 inventory = worker.ask("inventory")
-                tree = self.base if name == BASE else self.head
+                tree = self.trees[name]
                 if inventory["sha256"] != tree.sha256:
                     raise InvalidGateError(f"{name} has measured a tree that is not the one of {tree.label}")
-                self._server(tree).preload(inventory["modules"])
+                self._workers.server(tree).preload(inventory["modules"])
         if self._question.baseline is not None:
             sides[BASE] = self._question.baseline.side(cell)
         return Counted(cell=cell, base=sides[BASE], head=sides[HEAD])
@@ -211,7 +206,7 @@ class Gate:
         baseline = self._question.baseline
         names = forks(number) if baseline is None else (HEAD,)
         found = {}
-        with self._pair(cells, warmup=WARM_UP, names=names) as pair:
+        with self._workers.pair(cells, names) as pair:
             for cell in cells:
                 spec = self._gates.cells[cell]
                 seconds: dict[str, list[float]] = {BASE: [], HEAD: []}
@@ -231,14 +226,14 @@ class Gate:
         quality = self._gates.quality
         assert quality is not None
         # Scenes stay here: their class is another one in another tree. The scorer makes them anew.
-        asked = [(one.index, one.prompt, one.seed) for one in requests(quality)]
+        asked = [(one.index, one.prompt, one.seed) for one in quality.requests()]
         libraries = systems.find(quality.adapter).imports
         outputs, folders = [], []
-        for name, tree in ((BASE, self.base), (HEAD, self.head)):
+        for name, tree in self.trees.items():
             folder = self._work / f"clips-{name}"
             folder.mkdir()
-            self._server(tree).preload(third_party(libraries))
-            with self._worker(tree, name, limit=self._gates.time_limit * len(asked)) as worker:
+            self._workers.server(tree).preload(third_party(libraries))
+            with self._workers.one(tree, name, limit=self._gates.time_limit * len(asked)) as worker:
                 answer = worker.ask(
                     "generate",
                     adapter=quality.adapter,
@@ -252,58 +247,10 @@ class Gate:
         if outputs[0] == outputs[1]:
             return Scored(same=True)
         judge = trees.extract(trees.WORKTREE, self._work / "judge")
-        with self._worker(judge, "scorer", limit=self._gates.time_limit * len(asked)) as worker:
+        with self._workers.one(judge, "scorer", limit=self._gates.time_limit * len(asked)) as worker:
             dumped = quality.model_dump(mode="json")
             base, head = worker.ask("score", quality=dumped, folders=folders)["scores"]
         return Scored(same=False, base=base, head=head)
-
-    @contextlib.contextmanager
-    def _pair(
-        self, cells: Sequence[str], warmup: int, names: Sequence[str] = (BASE, HEAD)
-    ) -> Iterator[dict[str, Remote]]:
-        """Fresh workers with `cells` loaded, both at once: only measuring takes turns. Checked when they have done."""
-        specs = {
-            cell: {
-                "workload": self._gates.cells[cell].workload,
-                "knobs": self._gates.knobs(cell),
-                "warmup": warmup,
-            }
-            for cell in cells
-        }
-        with ExitStack() as stack:
-            tree = {BASE: self.base, HEAD: self.head}
-            pair = {name: stack.enter_context(self._worker(tree[name], name)) for name in names}
-            for worker in pair.values():
-                worker.send("load", cells=specs)
-            for worker in pair.values():
-                worker.receive()
-            yield pair
-
-    @contextlib.contextmanager
-    def _worker(self, tree: Tree, name: str, limit: float | None = None) -> Iterator[Remote]:
-        """A fresh worker. Raises InvalidGateError where its `magic141` turns out to be another tree's."""
-        worker = self._server(tree).fork(tree, name, limit or self._gates.time_limit)
-        try:
-            yield worker
-            seen = worker.ask("identity")
-        finally:
-            worker.close()
-        if Path(seen["path"]) != tree.path or seen["strangers"]:
-            wrong = ", ".join([seen["path"], *seen["strangers"][:3]])
-            raise InvalidGateError(f"{name} was to import magic141 from {tree.path} and has {wrong}")
-
-    def _server(self, tree: Tree) -> Server:
-        """One for each interpreter, with the declared imports of all workloads."""
-        if tree.path not in self._pythons:
-            self._pythons[tree.path] = environments.interpreter(tree, self._say)
-        python = self._pythons[tree.path]
-        if python not in self._servers:
-            self._say("importing libraries, once")
-            server = Server(python, self._work, f"server-{len(self._servers)}")
-            self._servers[python] = self._stack.enter_context(server)
-            wanted = [systems.find(spec.workload).imports for spec in self._gates.cells.values()]
-            server.preload(list(dict.fromkeys(name for names in wanted for name in names)))
-        return self._servers[python]
 
 
 def forks(restart: int) -> tuple[str, str]:
@@ -321,11 +268,6 @@ def order(pairs: int, restart: int) -> Iterator[bool]:
     """
     for pair in range(pairs):
         yield (pair.bit_count() + restart) % 2 == 0
-
-
-def third_party(modules: Sequence[str]) -> list[str]:
-    """Modules that belong to no tree."""
-    return [name for name in modules if name.split(".")[0] not in ("magic141", "bench", "evals")]
 
 
 def default_journal(out: Path) -> Path:

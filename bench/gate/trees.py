@@ -78,15 +78,14 @@ def extract(ref: str, folder: Path, repository: Path | None = None) -> Tree:
     return Tree(ref, commit, folder, sha256(folder), texts.get(CONSTRAINTS), texts.get(PROJECT, ""))
 
 
-def is_same_commit(base: Tree, head: Tree) -> bool:
-    """Whether this is an A/A gate: one commit against itself. Raises InvalidGateError for equal trees otherwise."""
+def check_distinct(base: Tree, head: Tree) -> None:
+    """Raises InvalidGateError for equal trees, unless this is an A/A gate: one commit against itself."""
     same = base.commit is not None and base.commit == head.commit
     if base.id == head.id and not same:
         raise InvalidGateError(
             f"{PACKAGE}/ and {CONSTRAINTS} of {base.label} and of {head.label} are the same: a gate would compare a "
             "tree with itself. For an A/A gate, give one commit twice"
         )
-    return same
 
 
 def copy_harness(folder: Path) -> None:

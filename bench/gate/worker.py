@@ -111,7 +111,7 @@ class Worker:
         from bench.gate.config import Quality
 
         spec = Quality.model_validate(quality)
-        asked = requests(spec)
+        asked = spec.requests()
         scorer = systems.find(spec.scorer, "scorer")
         found = []
         for folder in map(Path, folders):
@@ -132,18 +132,6 @@ class Worker:
                 }
             )
         return {"scores": found}
-
-
-def requests(quality: Any) -> list[Any]:
-    """One `Request` a prompt and seed."""
-    from bench.suite import SEED_STRIDE
-    from bench.systems import Request
-
-    return [
-        Request(index, prompt, seed * SEED_STRIDE + index, scene)
-        for seed in quality.seeds
-        for index, (prompt, scene) in enumerate(quality.prompts.scenes())
-    ]
 
 
 def serve(connection: Connection, tree: str, harness: str) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from bench import jsonl
 from bench.records.base import SCHEMA_VERSION, RecordError, write_atomically
 from bench.records.record import Record, Sidecar
 
@@ -31,42 +31,24 @@ class Store:
 
         Raises `RecordError` for a complete line that is no record.
         """
-        if not self.path.exists():
-            return []
-        lines = self.path.read_bytes().split(b"\n")[:-1]
-        return [self._parse(number, line) for number, line in enumerate(lines, 1)]
+        return [self._parse(number, line) for number, line in enumerate(jsonl.lines(self.path), 1)]
 
     def repair(self) -> bool:
         """Cuts a torn last line, so that the next append starts a line of its own. True if there was one."""
-        if not self.path.exists():
-            return False
-        content = self.path.read_bytes()
-        end = content.rfind(b"\n") + 1
-        if end == len(content):
-            return False
-        with self.path.open("r+b") as file:
-            file.truncate(end)
-            os.fsync(file.fileno())
-        return True
+        return jsonl.cut_torn(self.path)
 
     def append(self, record: Record) -> None:
         """One write, then fsync: after a return the record survives a kill of this process or the machine.
 
         Raises `RecordError` where the disk refuses (it is full); the store is then as it was.
         """
-        line = record.model_dump_json().encode() + b"\n"
-        with self.path.open("ab", buffering=0) as file:  # a buffer would be written once more when it closes
-            end = file.tell()
-            try:
-                while line:
-                    line = line[file.write(line) :]
-                os.fsync(file.fileno())
-            except OSError as error:
-                os.truncate(self.path, end)
-                raise RecordError(
-                    f"{self.path} takes no more ({error.strerror}): its records are whole; free some space, then "
-                    f"--resume {self.path.parent} runs what is left"
-                ) from error
+        try:
+            jsonl.append(self.path, record.model_dump_json())
+        except OSError as error:
+            raise RecordError(
+                f"{self.path} takes no more ({error.strerror}): its records are whole; free some space, then "
+                f"--resume {self.path.parent} runs what is left"
+            ) from error
 
     def _parse(self, number: int, line: bytes) -> Record:
         try:

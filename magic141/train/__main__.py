@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from magic141.errors import InputError, Magic141Error
+from magic141.terminal import say_what_it_can
 from magic141.train import ending, students
 from magic141.train.folders import check_folder
 from magic141.train.options import (
@@ -37,7 +38,7 @@ from magic141.train.options import (
     use,
 )
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
 STAGES = {
     "vae": ("Train the autoencoder.", 48.0, 200_000),
@@ -192,6 +193,7 @@ def pack(
 
 
 def main() -> None:
+    say_what_it_can()
     try:
         app()
     except Magic141Error as error:

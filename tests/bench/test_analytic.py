@@ -12,6 +12,7 @@ from bench.__main__ import app
 from bench.baselines.peers import Peer
 from bench.baselines.recipes import RECIPES
 from bench.isolation import Announcer
+from bench.jobs import RECORD, Job
 from bench.measure import Stopwatch
 from bench.records import AnalyticRow, Record
 from bench.suite import parse
@@ -149,9 +150,9 @@ def test_the_worker_writes_the_rows(
 ) -> None:
     monkeypatch.setattr(analytic, "rows", lambda: [row])
     asked = suite(analytic=True)
-    job = worker.Job(asked.cells()[-1], asked, "f", 1, "command", tmp_path)
+    job = Job(asked.cells()[-1], asked, "f", 1, "command", tmp_path)
     worker.run_cell(job, Announcer(Mock(), Mock()))
-    record = Record.model_validate_json((tmp_path / worker.RECORD).read_bytes())
+    record = Record.model_validate_json((tmp_path / RECORD).read_bytes())
     assert (record.kind, record.outcome, record.message) == ("analytic", "ok", "")
     assert record.samples is not None
     line = (tmp_path / record.samples.path).read_text("utf-8")

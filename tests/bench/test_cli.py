@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from bench import runner
+from bench import folders
 from bench.__main__ import app
 
 ROOT = Path(__file__).parents[2]
@@ -185,7 +185,7 @@ def test_a_folder_that_cannot_be_written_ends_with_code_2(tmp_path: Path, suite_
 
 
 def test_a_store_of_claims_has_one_driver(tmp_path: Path) -> None:
-    with runner.exclusive(tmp_path / "store"):
+    with folders.exclusive(tmp_path / "store"):
         code, output = bench("claims", "--quick", "--dry-run", "--out", tmp_path / "store")
     assert code == 2
     assert "in use by another bench" in output
@@ -196,7 +196,7 @@ def test_a_store_of_claims_has_one_driver(tmp_path: Path) -> None:
 def test_the_answers_of_select_have_one_writer(tmp_path: Path) -> None:
     (tmp_path / "student").mkdir()
     (tmp_path / "student" / "model_index.json").touch()
-    with runner.exclusive(tmp_path / "choice"):
+    with folders.exclusive(tmp_path / "choice"):
         code, output = bench("select", tmp_path / "student", "--out", tmp_path / "choice")
     assert code == 2
     assert "in use by another bench" in output

@@ -152,7 +152,7 @@ class Machine:
     """Plays times and disturbances by pass: `warm` for warm-up, then `spoilt` says which samples are."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, warm: list[float], spoilt: list[bool]) -> None:
-        self.warm, self.passes = iter(warm), []  # type: ignore[var-annotated]
+        self.warm, self.passes, self.numbers = iter(warm), [], []  # type: ignore[var-annotated]
         moments = itertools.count()
         monkeypatch.setattr(
             contamination, "read", lambda device: dataclasses.replace(QUIET, wall=next(moments))
@@ -163,7 +163,8 @@ class Machine:
 
     def __call__(self, number: int, name: str) -> latency.Sample:
         self.passes.append(name)
-        seconds = next(self.warm) if name == "warm-up" else 1.0 + number
+        self.numbers.append(number)
+        seconds = next(self.warm) if name == "warm-up" else float(self.passes.count("latency"))
         return latency.Sample({"denoise": [seconds / 2] * 2, "end to end": [seconds]}, video=2.0)
 
 
@@ -178,6 +179,7 @@ def test_warm_up_ends_when_times_are_steady(monkeypatch: pytest.MonkeyPatch) -> 
     assert times.stages["denoise"].n == 10
     assert times.real_time_factor.median == 1.5
     assert times.compile == (9 - 3) + (4 - 3)  # beyond the steady median
+    assert machine.numbers == [1, 2, 3, *range(6, 11)]  # no batch twice, nor the first one; at most five warm up
     assert (times.flags, times.warnings) == ((), ())
 
 
@@ -201,7 +203,7 @@ def test_a_clock_that_still_rises_spoils_what_came_before(monkeypatch: pytest.Mo
 
     def timed(number: int, name: str) -> latency.Sample:
         passes.append(name)
-        return latency.Sample({"end to end": [1.0 + number]}, video=2.0)
+        return latency.Sample({"end to end": [float(len(passes))]}, video=2.0)
 
     times = latency.latency(timed, suite(warmup=0), 2, FIRST)
     assert passes == ["latency"] * 8

@@ -1,5 +1,6 @@
 """Faults that are really injected into cells: each gives its record, and the sweep goes on."""
 
+import contextlib
 import errno
 import os
 import random
@@ -8,14 +9,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from markupsafe import escape
 
-from bench import isolation, runner
+from bench import folders, isolation, runner
 from bench.errors import RunError
+from bench.gate.journal import Blocks, Entry, Header, Journal
 from bench.records import Record, RecordError, Store, latest
 from tests.bench.faulty import HELD
 from tests.bench.test_cli import bench
@@ -202,20 +204,40 @@ def test_a_kill_that_the_cgroup_counts_is_oom(
     assert found["exit"].outcome == "crashed"  # somebody else's kill says nothing about an exit
 
 
+@contextlib.contextmanager
+def full_at(size: int) -> Iterator[None]:
+    """A disk on which no file grows beyond `size` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def test_a_full_disk_leaves_the_store_whole(tmp_path: Path, make: Callable[..., Record]) -> None:
     store = Store(tmp_path)
     store.append(make("first"))
     before = store.path.read_bytes()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 50, hard))
-    try:
-        with pytest.raises(RecordError, match="takes no more .* free some space"):
-            store.append(make("second"))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with full_at(len(before) + 50), pytest.raises(RecordError, match="takes no more .* free some space"):
+        store.append(make("second"))
     assert store.path.read_bytes() == before
     store.append(make("second"))
     assert [record.cell for record in store.records()] == ["first", "second"]
+
+
+def test_a_full_disk_leaves_the_journal_of_a_gate_readable(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    header = Header(gates="g", base="b", head="h", fingerprint="f")
+    journal = Journal.open(path, header)
+    before = path.read_bytes()
+    restart = Entry(restart={"step": Blocks(base=(0.25,) * 20, head=(0.25,) * 20)})
+    with full_at(len(before) + 50), pytest.raises(OSError, match="File too large"):
+        journal.add(restart)
+    assert path.read_bytes() == before
+    assert journal.number_of_restarts == 0
+    journal.add(restart)
+    assert Journal.open(path, header).entries == journal.entries == [Entry(header=header), restart]
 
 
 STEADY = "steady: {adapter: 'bench.baselines.fake:Fake', axes: {num_inference_steps: [1, 2, 4]}}"
@@ -239,12 +261,12 @@ def test_a_driver_whose_disk_is_full_stops_and_can_be_resumed(
 
     with monkeypatch.context() as patch:
         if where == "append":
-            patch.setattr("bench.records.store.os.fsync", full(os.fsync))
+            patch.setattr("bench.jsonl.os.fsync", full(os.fsync))
         else:
             patch.setattr(runner.Driver, "_keep", full(runner.Driver._keep))
         with pytest.raises((RunError, RecordError), match="No space left on device"):
             drive(suite, tmp_path / "out")
-    run = runner.locate("latest", tmp_path / "out")
+    run = folders.locate("latest", tmp_path / "out")
     assert len(Store(run).records()) == 1
     code, _ = bench("run", "--resume", run, "--no-report")
     assert code == 0

@@ -3,11 +3,15 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from bench.errors import RunError
 from bench.isolation import Announcer, Isolation, memory_limit
 
 
@@ -33,6 +37,22 @@ def hang(folder: Path, announcer: Announcer) -> None:
 
 def count_set_aside(folder: Path, announcer: Announcer) -> None:
     (folder / "set aside").write_text(str(gc.get_freeze_count()))
+
+
+def linger(folder: Path, announcer: Announcer) -> None:
+    """Leaves a thread and a process behind, as inference engines do."""
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    grandchild = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    (folder / "grandchild").write_text(str(grandchild.pid))
+    print("done")
+
+
+def fail(announcer: Announcer) -> None:
+    raise RuntimeError("as it was meant to")
+
+
+def quit_with_words(announcer: Announcer) -> None:
+    sys.exit("enough")
 
 
 def killed(announcer: Announcer) -> None:
@@ -84,6 +104,87 @@ def test_a_child_that_hangs_is_ended_with_its_own(tmp_path: Path, isolation: Iso
     assert ending.stage == "hanging"
     assert gone(int((tmp_path / "pid").read_text()))
     assert gone(int((tmp_path / "grandchild").read_text()))
+
+
+def test_what_a_child_leaves_running_ends_with_it(tmp_path: Path, isolation: Isolation) -> None:
+    ending = isolation.call(linger, (tmp_path,), tmp_path / "log", 60)
+    assert (ending.exit_code, ending.timed_out, ending.log) == (0, False, "done\n")
+    assert gone(int((tmp_path / "grandchild").read_text()))
+
+
+@pytest.mark.parametrize(("target", "said"), [(fail, "as it was meant to"), (quit_with_words, "enough")])
+def test_a_child_that_raises_says_so(
+    tmp_path: Path, isolation: Isolation, target: Callable[[Announcer], None], said: str
+) -> None:
+    ending = isolation.call(target, (), tmp_path / "log", 60)
+    assert ending.exit_code == 1
+    assert said in ending.reason
+
+
+BROKEN = """
+import sys
+from pathlib import Path
+from bench.isolation import Isolation
+from tests.bench.test_isolation import announce
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    isolation = Isolation(["raises", "quits", "bench.worker"])
+    isolation.preload()
+    print(isolation.call(announce, (folder,), folder / "log", 60).exit_code)
+"""
+
+
+def test_an_import_that_breaks_costs_no_other_system_its_cells(tmp_path: Path) -> None:
+    (tmp_path / "raises.py").write_text("raise RuntimeError('no licence')", encoding="utf-8")
+    (tmp_path / "quits.py").write_text("import sys; sys.exit(3)", encoding="utf-8")
+    (tmp_path / "driver.py").write_text(BROKEN, encoding="utf-8")
+    paths = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "driver.py"), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == ("0\n", 0), done.stderr
+
+
+INTERRUPTED = """
+import os, signal, sys, threading, time
+from bench.isolation import Isolation
+
+if __name__ == "__main__":
+    # As a terminal does on Ctrl-C: to the whole group, while the server imports.
+    threading.Timer(1, lambda: os.killpg(0, signal.SIGINT)).start()
+    signal.signal(signal.SIGINT, lambda *_: print("interrupted"))
+    Isolation(["slow"]).preload()
+"""
+
+
+def test_the_server_leaves_an_interrupt_to_its_driver(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("import time; time.sleep(3)", encoding="utf-8")
+    (tmp_path / "driver.py").write_text(INTERRUPTED, encoding="utf-8")
+    paths = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "driver.py")],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("interrupted\n", "", 0)
+
+
+def test_a_temporary_folder_whose_name_is_too_long_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ("long" * 20)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with pytest.raises(RunError, match=r"TMPDIR=.*longlong has \d+ characters.*set a shorter one"):
+        Isolation([])
 
 
 def test_a_killed_child_is_no_memory_failure(tmp_path: Path, isolation: Isolation) -> None:

@@ -10,8 +10,9 @@ from bench.baselines.lab import Lab
 from bench.baselines.longvideo import LongTruth, LongVideo
 from bench.errors import InvalidOutputError, SuiteError, UnsupportedError
 from bench.measure import Stopwatch
+from bench.prompts import PromptSpec
 from bench.records import MASKED
-from bench.suite import PromptSpec, parse
+from bench.suite import parse
 from bench.systems import Output, Request, check_output, knobs_of, make
 from magic141.data.render import render
 from magic141.errors import InputError, WeightsMissing

@@ -5,7 +5,7 @@ from bench.baselines.longvideo import LongTruth
 from bench.errors import UnsupportedError
 from bench.longvideo_scorer import LONG
 from bench.measure import Stopwatch
-from bench.suite import PromptSpec
+from bench.prompts import PromptSpec
 from bench.systems import Output, Request
 from magic141.errors import InputError
 

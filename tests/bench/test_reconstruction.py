@@ -6,7 +6,7 @@ import pytest
 from bench import reconstruction
 from bench.baselines.reconstruction import Reconstruction
 from bench.measure import Stopwatch
-from bench.suite import PromptSpec
+from bench.prompts import PromptSpec
 from bench.systems import Request, check_output
 from magic141.data.render import masks, render
 from magic141.data.world import World

@@ -4,7 +4,7 @@ import pytest
 from bench.baselines.reference import LastFrame, Noise, Static, Truth
 from bench.errors import UnsupportedError
 from bench.measure import Stopwatch
-from bench.suite import PromptSpec
+from bench.prompts import PromptSpec
 from bench.systems import Request, check_output
 from magic141.errors import InputError
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from bench import runner
+from bench import folders, runner
 from bench.command import Command
 from bench.errors import RunError, SuiteError
 from bench.records import Manifest, Record, Store, latest, read_samples
@@ -49,7 +49,7 @@ failing:
 def drive(suite: Path | None, out: Path, resume: str | None = None, only: tuple[str, ...] = ()) -> Path:
     command = Command.make(suite, resume, out, only, report=False)
     command.execute(Console(file=open(os.devnull, "w")), "python -m bench run …")  # noqa: SIM115, PTH123
-    return runner.locate("latest", out)
+    return folders.locate("latest", out)
 
 
 def records(run: Path) -> dict[str, Record]:
@@ -102,7 +102,8 @@ time_limit: 3
 
 
 def test_an_ok_record_is_complete(tmp_path: Path, suite_file: SuiteFile) -> None:
-    run = drive(suite_file(STEADY), tmp_path / "out", only=("num_inference_steps=4",))
+    steady = STEADY.replace("latency: 0.005", "latency: 0.005, memory: 32_000_000")
+    run = drive(suite_file(steady), tmp_path / "out", only=("num_inference_steps=4",))
     (record,) = records(run).values()
     assert record.outcome == "ok"
     assert len(record.contamination) == 3  # this suite replaces none
@@ -120,7 +121,8 @@ def test_an_ok_record_is_complete(tmp_path: Path, suite_file: SuiteFile) -> None
     assert record.real_time_factor is not None
     assert record.real_time_factor.median == pytest.approx(whole.median / (5 / 16))
     assert record.memory is not None
-    assert int(record.memory.resident) > 8_000_000  # what the script holds, and its scratch
+    # What the script holds, and its scratch. Pages that the imports left free take a megabyte of it on newer Pythons.
+    assert int(record.memory.resident) > 60_000_000
     assert record.memory.tensors == record.memory.cuda_allocated == "not measurable"
     cold = record.cold_start
     assert None not in (cold.imports, cold.spawn, cold.load, cold.first)
@@ -255,10 +257,10 @@ def test_folders_that_cannot_be_looked_into_are_named(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "stat", refuse)
-    for look in (runner.check_writable, lambda out: runner.locate("latest", out)):
+    for look in (folders.check_writable, lambda out: folders.locate("latest", out)):
         with pytest.raises(RunError, match="Permission denied.*another folder with --out"):
             look(tmp_path / "out")
-    assert runner.history(tmp_path) == {}
+    assert folders.history(tmp_path) == {}
 
 
 def test_a_knob_that_a_system_learned_since_loses_no_cell(tmp_path: Path, suite_file: SuiteFile) -> None:
@@ -367,9 +369,9 @@ def test_edited_prompts_are_another_run(tmp_path: Path, suite_file: SuiteFile) -
 
 def test_a_run_has_one_driver(tmp_path: Path) -> None:
     refused = pytest.raises(RunError, match="in use by another bench")
-    with runner.exclusive(tmp_path), refused, runner.exclusive(tmp_path):
+    with folders.exclusive(tmp_path), refused, folders.exclusive(tmp_path):
         pass
-    with runner.exclusive(tmp_path):
+    with folders.exclusive(tmp_path):
         pass
 
 
@@ -382,7 +384,7 @@ def test_a_report_that_fails_loses_nothing(
         assert command.execute(Console(file=log, width=200), "python -m bench run …") == 0
     assert "the report was not rebuilt" in (tmp_path / "log").read_text()
     assert "ValueError: no ink" in (tmp_path / "log").read_text()
-    (record,) = records(runner.locate("latest", tmp_path / "out")).values()
+    (record,) = records(folders.locate("latest", tmp_path / "out")).values()
     assert record.outcome == "ok"
 
 

@@ -5,8 +5,8 @@ import pytest
 from bench.baselines.fake import SCORER
 from bench.errors import UnsupportedError
 from bench.longvideo_scorer import LONG
+from bench.prompts import PromptSpec
 from bench.scorers import LAB, Clips, objection
-from bench.suite import PromptSpec
 from bench.systems import Output, Request
 from evals import lab
 from evals.protocol import Score

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from bench import runner, shards, tables
+from bench import folders, runner, shards, tables
 from bench.command import Command
 from bench.errors import RunError, SuiteError
 from bench.records import Manifest, Record, RecordError, Store, latest
@@ -24,7 +24,7 @@ STEADY = "steady: {adapter: 'bench.baselines.fake:Fake', axes: {num_inference_st
 def drive(suite: Path, out: Path, **options: str) -> Path:
     command = Command.make(suite, None, out, (), report=False, **options)  # type: ignore[arg-type]
     command.execute(Console(file=open(os.devnull, "w")), "python -m bench run …")  # noqa: SIM115, PTH123
-    return runner.locate("latest", out)
+    return folders.locate("latest", out)
 
 
 def answers(run: Path) -> dict[str, object]:

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from bench import hardware, systems
 from bench.baselines.fake import Fake
 from bench.claims import steps
-from bench.claims.runs import FULL, Evaluate
+from bench.claims.items import Evaluate
+from bench.claims.runs import FULL
 from bench.errors import SuiteError
+from bench.prompts import SEED_STRIDE
 from bench.records import RANDOM_WEIGHTS
-from bench.suite import SEED_STRIDE, Suite, SystemSpec, parse, read
+from bench.suite import Suite, SystemSpec, parse, read
 from bench.systems import knob_names
 from magic141 import precision
 

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from bench.errors import InvalidOutputError
+from bench.jobs import is_out_of_memory, outcome_of
+from bench.quality import worst
 from bench.records import Score
 from bench.systems import Output, check_output, to_uint8
-from bench.worker import is_out_of_memory, outcome_of, worst
 
 
 def test_floats_become_bytes() -> None:

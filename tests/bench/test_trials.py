@@ -5,8 +5,8 @@ import pytest
 
 from bench import systems, trials
 from bench.errors import InvalidOutputError
+from bench.prompts import SEED_STRIDE
 from bench.scorers import Scores
-from bench.suite import SEED_STRIDE
 from bench.systems import Output
 from bench.trials import Question, Sample
 

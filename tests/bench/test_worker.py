@@ -11,6 +11,7 @@ from bench import worker
 from bench.baselines.fake import Fake
 from bench.baselines.reference import Truth
 from bench.isolation import Announcer
+from bench.jobs import RECORD, Job
 from bench.records import MASKED, WINDOW, Record
 from bench.suite import Suite, parse
 from bench.systems import Facts, Output, Request, Stages
@@ -31,9 +32,9 @@ pytestmark = pytest.mark.usefixtures("quiet_machine")
 
 def answer(suite: Suite, work: Path) -> Record:
     (cell,) = suite.cells()
-    job = worker.Job(cell, suite.asked_of(cell.system), "f", 1, "command", work)
+    job = Job(cell, suite.asked_of(cell.system), "f", 1, "command", work)
     worker.run_cell(job, Announcer(Mock(), Mock()))
-    return Record.model_validate_json((work / worker.RECORD).read_bytes())
+    return Record.model_validate_json((work / RECORD).read_bytes())
 
 
 def test_a_plain_system_says_nothing_of_itself(tmp_path: Path) -> None:

@@ -206,6 +206,9 @@ def test_memory_does_not_grow_with_the_video():
         ({"window": 4, "stride": 5}, "window=4, got 5"),
         ({"window": 4, "fps": 0}, "fps must be positive"),
         ({"window": 4, "fps": math.nan}, "fps must be positive"),
+        ({"window": 4, "fps": "16"}, "fps='16' must be a number"),
+        ({"window": 4.0}, "window=4.0 must be a whole number of frames"),
+        ({"window": 4, "stride": True}, "stride=True must be a whole number of frames"),
         ({"window": 17}, "16 frames fill no window of 17"),
     ],
 )

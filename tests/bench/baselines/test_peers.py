@@ -1,5 +1,7 @@
 import contextlib
+import json
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -7,10 +9,12 @@ import pytest
 
 from bench import worker
 from bench.baselines import tiny
+from bench.baselines.diffusers_folder import DiffusersFolder
 from bench.baselines.peers import Peer
 from bench.baselines.recipes import RECIPES
 from bench.errors import SuiteError
 from bench.isolation import Announcer
+from bench.jobs import RECORD, Job
 from bench.measure import Stopwatch
 from bench.records import RANDOM_WEIGHTS, Record
 from bench.suite import parse
@@ -26,6 +30,11 @@ SLOW = [pytest.param(name, marks=[] if name == FAST else pytest.mark.slow) for n
 def test_every_system_runs_at_test_scale(name: str) -> None:
     peer = Peer(system=name, mode="tiny", precision="fp32")
     peer.load()
+    assert (peer.facts().parameter_bytes or 0) > 0
+    assert peer.facts().flags == ()
+    peer.mode = "real"  # as a checkpoint under another's name would be
+    assert [flag.partition(" ")[2] for flag in peer.facts().flags] == ["of the published parameters"]
+    peer.mode = "tiny"
     stopwatch = Stopwatch()
     output = peer.generate(REQUESTS, stopwatch)
     check_output(output, 2)
@@ -80,6 +89,8 @@ def test_unset_knobs_take_the_recipe() -> None:
         ({"mode": "tiny", "system": "cogvideox-2b", "num_frames": 13}, "must be 8k [+] 1"),
         ({"mode": "random", "height": 481}, "must be multiples of 16"),
         ({"mode": "random", "model": "./folder"}, "drop one of the two"),
+        ({"mode": "random", "height": -16}, "must be multiples of 16"),
+        ({"mode": "random", "num_inference_steps": 0}, "num_inference_steps=0 must lie in 1..1000"),
         ({"mode": "big"}, "mode='big'"),
     ],
 )
@@ -104,6 +115,45 @@ def test_absent_weights_are_an_outcome_and_nothing_is_downloaded(monkeypatch: py
     assert asked == [True]
     with pytest.raises(WeightsMissing):
         Peer(model="./no-such-folder").weights()
+
+
+def test_a_repository_that_is_named_is_not_downloaded_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def resolve(name: str, hub: dict[str, Any]) -> Path:
+        asked.append(hub)
+        raise WeightsMissing("not there")
+
+    monkeypatch.setattr("bench.baselines.peers.weights.resolve", resolve)
+    with pytest.raises(WeightsMissing):
+        Peer(model="owner/name").weights()
+    assert asked == [{"local_files_only": True}]
+
+
+def test_half_a_download_is_missing_weights(tmp_path: Path) -> None:
+    parts = {
+        "transformer": ["diffusers", "X"],
+        "scheduler": ["diffusers", "Y"],
+        "image_encoder": [None, None],
+    }
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "Z"} | parts))
+    with pytest.raises(WeightsMissing, match="has no transformer/: download it again"):
+        Peer(model=str(tmp_path)).weights()
+    for name in ("transformer/config.json", "scheduler/scheduler_config.json"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(WeightsMissing, match="has no weights of transformer/"):
+        Peer(model=str(tmp_path)).weights()
+    index = {"weight_map": {"a": "x-00001.safetensors", "b": "x-00002.safetensors"}}
+    (tmp_path / "transformer" / "x.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "transformer" / "x-00001.safetensors").touch()
+    with pytest.raises(WeightsMissing, match="has no transformer/x-00002.safetensors"):
+        DiffusersFolder(model=str(tmp_path)).weights()
+    (tmp_path / "transformer" / "x-00002.safetensors").touch()
+    before = DiffusersFolder(model=str(tmp_path)).weights()
+    assert before == Peer(model=str(tmp_path)).weights()
+    (tmp_path / "scheduler" / "vocabulary.txt").touch()
+    assert DiffusersFolder(model=str(tmp_path)).weights() != before
 
 
 def test_a_local_folder_is_its_own_weights(tmp_path: Path) -> None:
@@ -131,8 +181,8 @@ def run(tmp_path: Path, **knobs: object) -> Record:
     head = {"scorer": "bench.baselines.fake:SCORER", "metrics": ["brightness"], "repeats": 1, "warmup": 0}
     suite = parse({"name": "s", "systems": systems, "prompts": {"texts": ["a red circle"]}, **head}, "s")
     (cell,) = suite.cells()
-    worker.run_cell(worker.Job(cell, suite, "f", 1, "command", tmp_path), Announcer(Mock(), Mock()))
-    return Record.model_validate_json((tmp_path / worker.RECORD).read_bytes())
+    worker.run_cell(Job(cell, suite, "f", 1, "command", tmp_path), Announcer(Mock(), Mock()))
+    return Record.model_validate_json((tmp_path / RECORD).read_bytes())
 
 
 @pytest.mark.usefixtures("quiet_machine")

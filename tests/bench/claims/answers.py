@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bench.claims.verdicts import Lines
+from bench.claims.curves import Lines
 from bench.records import Score
 from bench.trials import Sample, Trial
 

@@ -3,7 +3,8 @@
 import pytest
 
 from bench.claims import published, registry
-from bench.claims.runs import QUICK, Evaluate
+from bench.claims.items import Evaluate
+from bench.claims.runs import QUICK
 from bench.errors import RunError
 from bench.records import CLAIMS, ClaimsTable
 from tests.bench.claims.lab import B1, Lab, driver

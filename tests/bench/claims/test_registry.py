@@ -5,7 +5,8 @@ import math
 import pytest
 
 from bench.claims import registry, runs
-from bench.claims.runs import FULL, QUICK, Evaluate, Train
+from bench.claims.items import Evaluate, Train
+from bench.claims.runs import FULL, QUICK
 from bench.errors import SuiteError
 
 

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 from bench.claims import runs
+from bench.claims.curves import advantage, effect_of_the_dial
 from bench.claims.verdicts import (
     accuracy_kept,
-    advantage,
     confirmed,
     diversity_kept,
-    effect_of_the_dial,
     gap_closed,
     motion_kept,
     steps_beaten,

@@ -152,6 +152,7 @@ def test_an_inconclusive_gate_says_what_to_do(capsys: pytest.CaptureFixture[str]
         ({"quality": QUALITY | {"margins": {"fvd-world": 0.5}}}, "fvd-world is of all clips together"),
         ({"quality": QUALITY | {"prompts": {"split": "test", "count": 1}}}, "give 2 at the very least"),
         ({"cells": {"a": {"workload": "bench.baselines.scripted:Scripted", "pairs": 3}}}, "multiple of 2"),
+        ({"cells": {"a": {"workload": "x:Y", "passes": 0}}}, "cells.a.passes: .* .got 0."),
     ],
 )
 def test_a_wrong_gates_file_names_the_remedy(tmp_path: Path, change: dict[str, object], said: str) -> None:
