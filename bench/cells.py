@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field
 
 from bench import hardware, systems
-from bench.errors import SuiteError
+from bench.errors import SuiteError, UnsupportedError
 from bench.records import RANDOM_WEIGHTS, Knob, Prompts, digest
-from bench.scorers import Clips, Examinable, Scorer, objection
+from bench.scorers import Clips, Examinable, Scorer, check_scorer, objection
 from bench.strict_yaml import Strict
 from magic141.errors import WeightsMissing
 
@@ -37,6 +37,9 @@ class Cell(Strict):
     shown: tuple[str, ...] = Field(description="knobs that the suite names, for labels")
     weights_sha256: str | None
     weights_missing: str | None = Field(description="where they were sought; the outcome is decided then")
+    unsupported: str | None = Field(
+        None, description="why the system cannot answer; the outcome is decided then"
+    )
     protocols: dict[str, str] = Field(description="by metric; empty where weights are missing")
     prompts: Prompts
     seeds: list[int]
@@ -68,26 +71,33 @@ class Cell(Strict):
         sources: str | None,
     ) -> Self:
         """Raises SuiteError where the system cannot be planned, or its clips not be scored."""
-        system = systems.make(spec.adapter, point)
+        try:
+            system = systems.make(spec.adapter, point)
+        except (UnsupportedError, WeightsMissing) as error:
+            return cls.refused(name, spec, point, prompts, suite, sources, error)
         knobs = systems.knobs_of(system)
         batch_size = systems.count(name, knobs, "batch_size", 1)
         frames = systems.count(name, knobs, "num_frames", 0)
-        flags: tuple[str, ...] = getattr(system, "flags", ())
-        scorer: Scorer = systems.find(suite.scorer, "scorer")
         systems.check_members(spec.adapter, system)
+        flags = tuple(getattr(system, "flags", ()))
+        scorer: Scorer = systems.find(suite.scorer, "scorer")
+        check_scorer(suite.scorer, scorer)
         known = Clips(suite.prompts.split is not None, frames or None, fps=system.fps)
         why = systems.ask(suite.scorer, "objection", lambda: objection(scorer, known))
         if why and RANDOM_WEIGHTS not in flags:
             raise SuiteError(f"systems.{name}: {why}")
         clips = prompts.count * len(suite.seeds)
-        weights, protocols, missing = None, {}, None
+        weights, protocols, missing, unsupported, guess = None, {}, None, None, 0.0
         try:
             weights = systems.weights(spec.adapter, system)
             protocols = systems.ask(
                 suite.scorer, "protocols", lambda: scorer.protocols(suite.metrics, clips, frames)
             )
+            guess = systems.seconds_per_clip(spec.adapter, system)
         except WeightsMissing as error:
             missing = str(error)
+        except UnsupportedError as error:
+            unsupported = str(error)
         question = {
             "adapter": spec.adapter,
             "knobs": knobs,
@@ -107,12 +117,43 @@ class Cell(Strict):
             shown=tuple(name for name in point if name in knobs),
             weights_sha256=weights,
             weights_missing=missing,
+            unsupported=unsupported,
             protocols=protocols,
             prompts=prompts,
             seeds=suite.seeds,
-            predicted_seconds=systems.seconds_per_clip(spec.adapter, system)
-            * (timed if RANDOM_WEIGHTS in flags else clips + timed),
+            predicted_seconds=guess * (timed if RANDOM_WEIGHTS in flags else clips + timed),
             flags=flags,
+            sources_sha256=sources,
+        )
+
+    @classmethod
+    def refused(
+        cls,
+        name: str,
+        spec: SystemSpec,
+        point: dict[str, Knob],
+        prompts: Prompts,
+        suite: Suite,
+        sources: str | None,
+        error: Exception,
+    ) -> Self:
+        """A setting that the system itself refuses: a row like any other, whose outcome is known."""
+        question = {"adapter": spec.adapter, "point": point, "prompts": prompts.sha256, "seeds": suite.seeds}
+        missing = isinstance(error, WeightsMissing)
+        return cls(
+            id=digest(question),
+            system=name,
+            adapter=spec.adapter,
+            role=spec.role,
+            knobs=point,
+            shown=tuple(point),
+            weights_sha256=None,
+            weights_missing=str(error) if missing else None,
+            unsupported=None if missing else str(error),
+            protocols={},
+            prompts=prompts,
+            seeds=suite.seeds,
+            predicted_seconds=0.0,
             sources_sha256=sources,
         )
 

@@ -12,7 +12,7 @@ from typing import Self
 from rich.console import Console
 from rich.table import Table
 
-from bench import folders, hardware, runner, scale, shards, systems, tables
+from bench import folders, hardware, runner, scale, shards, tables
 from bench import suite as suites
 from bench.cell_words import only_cells
 from bench.cells import Cell
@@ -133,7 +133,7 @@ class Command:
     def predicted(self) -> Budget:
         """Of the cells that have no record yet, with the imports before them."""
         left = [b for cell, b in zip(self.cells, self.budgets, strict=True) if cell.id not in self.done]
-        heavy = any(systems.find(spec.adapter).imports for spec in self.suite.systems.values())
+        heavy = any(spec.imports(name) for name, spec in self.suite.systems.items())
         preload = runner.PRELOAD_SECONDS if left and heavy else 0.0
         return Budget(
             cells=len(left), seconds=preload + sum(b.seconds for b in left), bytes=sum(b.bytes for b in left)

@@ -18,6 +18,8 @@ from bench.suite import Suite
 from magic141.errors import WeightsMissing
 
 RECORD = "record.json"
+LONGEST = 2000
+"""Characters of a message that a record keeps; the log has all of it."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return named or refused or said or (error.__cause__ is not None and is_out_of_memory(error.__cause__))
 
 
+def _printable(text: str) -> str:
+    """`text` as a line of JSON can hold it, without the megabytes that some errors quote."""
+    text = text.encode("utf-8", "replace").decode()
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text):,} characters)"
+
+
 def message_of(error: Exception) -> str:
     """What a record says of it: our own words alone, others' with their type."""
-    text = str(error).strip()
+    text = _printable(str(error).strip())
     typed = (WeightsMissing, UnsupportedError, InvalidOutputError)
     return text if isinstance(error, typed) and text else f"{type(error).__name__}: {text}".rstrip(": ")

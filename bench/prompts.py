@@ -61,7 +61,7 @@ class PromptSpec(Strict):
     def _lines(self) -> list[str]:
         assert self.file is not None
         try:
-            lines = [line.strip() for line in self.file.read_text(encoding="utf-8").splitlines()]
+            lines = [line.strip() for line in self.file.read_text(encoding="utf-8-sig").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             raise SuiteError(f"prompt file {self.file} cannot be read: {error}") from error
         if not any(lines):

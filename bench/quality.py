@@ -34,15 +34,17 @@ def answers(
     progress: Callable[[float], None],
 ) -> Output:
     """Every prompt with every seed, in batches that are as large as throughput wants."""
-    outputs = []
+    frames, firsts = [], []
     for start in range(0, len(requests), size):
-        outputs.append(generate(requests[start : start + size]))
+        output = generate(requests[start : start + size])
+        # Copies: a system may return a buffer that it fills anew the next time.
+        frames.append(output.frames.copy())
+        firsts += [] if output.first_frames is None else [output.first_frames.copy()]
         progress(min(start + size, len(requests)) / len(requests))
-    firsts = [output.first_frames for output in outputs if output.first_frames is not None]
     return Output(
-        np.concatenate([output.frames for output in outputs]),
-        np.concatenate(firsts) if len(firsts) == len(outputs) else None,
-        outputs[0].starts,
+        np.concatenate(frames),
+        np.concatenate(firsts) if len(firsts) == len(frames) else None,
+        output.starts,
     )
 
 

@@ -71,7 +71,7 @@ def predicted(cells: Sequence[Cell], suite: Suite, past: Mapping[str, float], re
 
 def imports(suite: Suite, report: bool) -> list[str]:
     """Every module that a child may need, heavy ones first."""
-    named = [name for spec in suite.systems.values() for name in systems.find(spec.adapter).imports]
+    named = [word for name, spec in suite.systems.items() for word in spec.imports(name)]
     adapters = [spec.adapter.partition(":")[0] for spec in suite.systems.values()]
     scorers = dict.fromkeys([suite.scorer, *(spec.scorer for spec in suite.systems.values() if spec.scorer)])
     judges = [name for scorer in scorers for name in systems.find(scorer, "scorer").imports]

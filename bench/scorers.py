@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from bench.errors import UnsupportedError
+from bench.errors import SuiteError, UnsupportedError
 from bench.records import ExamRow, Score
 from bench.systems import Output, Request
 from magic141.data.factors import FPS, FRAME_SIZE
@@ -52,6 +52,18 @@ class Scorer(Protocol):
         ...
 
     def score(self, output: Output, requests: Sequence[Request], metrics: Sequence[str]) -> Scores: ...
+
+
+def check_scorer(path: str, scorer: object) -> None:
+    """Raises SuiteError where what is named as a scorer has no imports, or no methods to score with."""
+    imports = getattr(scorer, "imports", None)
+    if not isinstance(imports, tuple | list) or not all(isinstance(name, str) for name in imports):
+        raise SuiteError(f"scorer {path}: imports={imports!r} are no names of modules: give a tuple of texts")
+    for name in ("protocols", "score"):
+        if not callable(getattr(scorer, name, None)):
+            raise SuiteError(
+                f"scorer {path} has no method {name}(): see bench/scorers.py for what one offers"
+            )
 
 
 def objection(scorer: Scorer, clips: Clips) -> str:

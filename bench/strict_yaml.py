@@ -30,6 +30,10 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
         for name, _ in node.value:
+            if (
+                name.tag == "tag:yaml.org,2002:merge"
+            ):  # `<<: *anchor`, whose keys give way to those written out
+                continue
             key = self.construct_object(name, deep=True)
             if isinstance(key, Hashable) and key in seen:
                 place = name.start_mark

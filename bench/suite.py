@@ -14,6 +14,7 @@ clips, and has other scores.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,11 +24,12 @@ from pydantic import ByteSize, Field, ValidationError, model_validator
 
 from bench import hardware, prompts, strict_yaml, systems
 from bench.cells import Cell
-from bench.errors import SuiteError, nearest
+from bench.errors import SuiteError, UnsupportedError, nearest
 from bench.prompts import PromptSpec
 from bench.records import Knob
 from bench.strict_yaml import Strict
 from bench.systems import Request
+from magic141.errors import Magic141Error, WeightsMissing
 
 OWN = ("prompts", "scorer", "metrics", "warmup", "repeats")
 """What a system may have of its own, instead of the suite's."""
@@ -82,6 +84,13 @@ class SystemSpec(Strict):
                     "values, or an earlier override takes each that has; correct or drop it"
                 )
 
+    def imports(self, name: str) -> Sequence[str]:
+        """Modules that the system wants loaded, as the first of its points that can be made says."""
+        for point in self.knob_points(name):
+            with contextlib.suppress(UnsupportedError, WeightsMissing):
+                return systems.make(self.adapter, point).imports
+        return ()
+
     def _check_overrides(self, name: str) -> None:
         known = systems.knob_names(systems.find(self.adapter)) if self.overrides else []
         for place, override in enumerate(self.overrides):
@@ -96,7 +105,9 @@ class SystemSpec(Strict):
             return True
         try:
             system = systems.make(self.adapter, point)
-        except SuiteError:  # no system without the override that is still to come, or a point to refuse later
+        except (
+            Magic141Error
+        ):  # no system without the override that is still to come, or a point to refuse later
             return False
         return all(getattr(system, key) == value for key, value in override.when.items())
 
@@ -194,6 +205,8 @@ class Suite(Strict):
             sources = hardware.foreign_sha256(spec.adapter, asked.scorer)
             for point in spec.knob_points(name):
                 cell = Cell.make(name, spec, point, named, asked, sources)
+                if cell.id in cells and spec.design == "one-at-a-time" and cells[cell.id].system == name:
+                    continue  # an axis that holds what the base has by default
                 if cell.id in cells:
                     raise SuiteError(
                         f"{cell.label} asks the same question as {cells[cell.id].label}; drop one"

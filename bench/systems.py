@@ -108,6 +108,18 @@ class Stages(Protocol):
     def __call__(self, name: str, /) -> AbstractContextManager[None]: ...
 
 
+@dataclass(frozen=True)
+class Marks:
+    """`stages` for a system: those that the bench marks itself are refused, or their times would be of two things."""
+
+    stages: Stages
+
+    def __call__(self, name: str, /) -> AbstractContextManager[None]:
+        if not isinstance(name, str) or name in RESERVED:
+            raise InvalidOutputError(f"stage {name!r} is marked by the bench itself: call it something else")
+        return self.stages(name)
+
+
 class System(Protocol):
     imports: ClassVar[tuple[str, ...]]
     fps: ClassVar[int]
@@ -309,14 +321,3 @@ def check_shape(output: Output, count: int) -> None:
         raise InvalidOutputError(
             f"first_frames are {first.dtype} {first.shape}, not uint8 {(count, height, width, 3)}"
         )
-
-
-def marks(stages: Stages) -> Stages:
-    """`stages` for a system: those that the bench marks itself are refused, or their times would be of two things."""
-
-    def mark(name: str) -> AbstractContextManager[None]:
-        if not isinstance(name, str) or name in RESERVED:
-            raise InvalidOutputError(f"stage {name!r} is marked by the bench itself: call it something else")
-        return stages(name)
-
-    return mark

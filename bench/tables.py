@@ -17,6 +17,7 @@ from bench.compare import Difference
 from bench.records import (
     END_TO_END,
     NOT_MEASURABLE,
+    RESIDENT,
     AnalyticRow,
     Budget,
     Bytes,
@@ -76,10 +77,13 @@ def plan(cells: Sequence[Cell], budgets: Sequence[Budget], done: set[str]) -> Ta
     table = folding(CELL, ASKS, "predicted", title=f"{len(cells)} cells", title_justify="left")
     for cell, budget in zip(cells, budgets, strict=True):
         when = "done" if cell.id in done else seconds(budget.seconds)
-        table.add_row(
-            cell.id[:SHOWN_ID], cell.label + (" (no weights)" if cell.weights_missing else ""), when
-        )
+        table.add_row(cell.id[:SHOWN_ID], Text(cell.label + _decided(cell)), when)
     return table
+
+
+def _decided(cell: Cell) -> str:
+    """What is known of its outcome before it runs."""
+    return " (no weights)" if cell.weights_missing else " (unsupported)" if cell.unsupported else ""
 
 
 def rows(records: Sequence[Record]) -> Group:
@@ -90,7 +94,7 @@ def rows(records: Sequence[Record]) -> Group:
         whole, factor = record.stages.get(END_TO_END), record.real_time_factor
         cost.add_row(
             record.cell[:SHOWN_ID],
-            labels[record.cell],
+            Text(labels[record.cell]),
             ", ".join([record.outcome, *record.flags]),
             seconds(whole.median / int(record.knobs.get("batch_size") or 1)) if whole else "",
             f"{factor.median:.2f}" if factor else "",
@@ -104,7 +108,7 @@ def rows(records: Sequence[Record]) -> Group:
         table = folding(ASKS, *shown)
         for record in (record for record in scored if not record.scores.keys().isdisjoint(shown)):
             cells = (number(record.scores[name]) if name in record.scores else "" for name in shown)
-            table.add_row(labels[record.cell], *cells)
+            table.add_row(Text(labels[record.cell]), *cells)
         parts.append(table)
     failed = [record for record in records if record.outcome != "ok"]
     reasons = (f"{r.cell[:SHOWN_ID]} {r.outcome} at {r.stage_reached}: {r.message}" for r in failed)
@@ -160,8 +164,8 @@ def varied_knobs(records: Sequence[Record]) -> list[str]:
 def _memory(record: Record) -> str:
     if record.memory is None:
         return ""
-    peaks = (record.memory.cuda_allocated, record.memory.tensors, record.memory.resident)
-    return next((size(peak) for peak in peaks if peak != NOT_MEASURABLE), NOT_MEASURABLE)
+    peak = record.memory.peak
+    return NOT_MEASURABLE if peak is None else f"{size(peak.bytes)}{' resident' * (peak.kind == RESIDENT)}"
 
 
 def runs(folders: Sequence[tuple[Path, Manifest, Sequence[Record]]]) -> Table:

@@ -10,6 +10,7 @@ import contextlib
 import datetime
 import functools
 import gc
+import sys
 import tempfile
 import time
 import traceback
@@ -21,6 +22,7 @@ from pydantic import ValidationError
 
 from bench import energy, latency, measure, nvml, quality, systems
 from bench.cells import Cell
+from bench.errors import UnsupportedError
 from bench.isolation import Announcer, memory_limit
 from bench.jobs import RECORD, Job, message_of, outcome_of
 from bench.records import (
@@ -72,7 +74,12 @@ def run_cell(job: Job, announcer: Announcer) -> None:
         found["memory"] = measure.so_far(phase.resident, found.get("memory"))
         with contextlib.suppress(OSError):  # the log may be what fills the disk
             traceback.print_exc()
-        answer = record(outcome=outcome_of(error), message=message_of(error), stage_reached=phase.reached)
+        ending = {"outcome": outcome_of(error), "message": message_of(error), "stage_reached": phase.reached}
+        try:
+            answer = record(**ending)
+        except ValidationError:  # what was found so far is what is wrong with it
+            found.clear()
+            answer = record(**ending)
     write_atomically(job.work / RECORD, answer.model_dump_json())
 
 
@@ -113,12 +120,15 @@ def _passes(job: Job, phase: _Phase, found: dict[str, Any]) -> None:
     phase.enter("load")
     if cell.weights_missing:
         raise WeightsMissing(cell.weights_missing)
+    if cell.unsupported:
+        raise UnsupportedError(cell.unsupported)
     system = systems.make(cell.adapter, cell.knobs)
     _set_threads(system, job.threads)
     baseline = phase.start_counting()
     clock = time.perf_counter()
     system.load()
     load = time.perf_counter() - clock
+    _set_threads(system, job.threads)  # it may have brought torch with it
     facts = systems.facts_of(system)
     found["parameter_bytes"], found["flags"] = facts.parameter_bytes, facts.flags
     requests = suite.requests()
@@ -183,7 +193,7 @@ def _analytic(job: Job, phase: _Phase, found: dict[str, Any]) -> None:
 
 
 def _set_threads(part: System | Examinable, threads: int) -> None:
-    if "torch" in part.imports:
+    if "torch" in (*part.imports, *sys.modules):
         import torch
 
         torch.set_num_threads(threads)
@@ -195,7 +205,7 @@ def _batch(requests: Sequence[Request], cell: Cell, number: int) -> list[Request
 
 
 def _generate(system: System, requests: Sequence[Request], stages: measure.Stopwatch) -> Output:
-    output = system.generate(requests, stages)
+    output = system.generate(requests, systems.Marks(stages))
     systems.check_output(output, len(requests))
     return output
 
@@ -208,7 +218,8 @@ def _timed(
     batch = _batch(requests, job.cell, number)
     gc.collect()
     with tempfile.TemporaryDirectory() as folder, stopwatch(END_TO_END):
-        output = system.generate(batch, stopwatch)
+        output = system.generate(batch, systems.Marks(stopwatch))
+        systems.check_shape(output, len(batch))
         with stopwatch(FILE_ENCODE):
             for place, frames in enumerate(output.frames):
                 write_video(Path(folder) / f"{place}.mp4", frames, system.fps)

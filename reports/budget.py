@@ -39,7 +39,9 @@ def budget(found: Sequence[Setting]) -> Budget | None:
     choices = []
     for share in SHARES:
         reached = [one for one in found if one.point.cost <= allowed(baseline, share)]
-        sized = [one for one in reached if one.memory is not None]
+        # Of one kind: live tensors of one and the resident set of another say nothing about which is smaller.
+        kind = baseline.peak.kind if baseline.peak else None
+        sized = [one for one in reached if one.peak and kind in (None, one.peak.kind)]
         choices.append(
             Choice(
                 share,

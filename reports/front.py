@@ -73,7 +73,7 @@ def ahead(best: Sequence[Setting]) -> list[Setting]:
 
 def hover(metric: Metric, one: Setting) -> str:
     """What a dot stands for."""
-    memory = text.size(one.memory) if one.memory else "memory not measurable"
+    memory = f"{text.size(one.peak.bytes)} {one.peak.kind}" if one.peak else "memory not measurable"
     return (
         f"{one.row.label}\n{metric.title} {one.point.shown} [{one.point.bounds or 'no interval'}]\n"
         f"{text.seconds(one.seconds)} a clip, {memory}"

@@ -14,7 +14,6 @@ from bench.records import RecordError, Windows, read_samples
 from reports import svg, text
 from reports.clips import data_uri
 from reports.rows import SECONDS, Row
-from reports.settings import peak
 
 FEWEST = 3
 """Lengths below which every line fits."""
@@ -33,7 +32,8 @@ class Lengths:
 
     @property
     def peaks(self) -> list[int | None]:
-        return [peak(row.record.memory) if row.record and row.record.memory else None for row in self.rows]
+        peaks = [row.record.memory.peak if row.record and row.record.memory else None for row in self.rows]
+        return [peak.bytes if peak else None for peak in peaks]
 
     @property
     def growth(self) -> float | None:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.records import NOT_MEASURABLE, Knob, Memory
+from bench.records import Knob, Peak
 from reports.metrics import Metric, Point
 from reports.rows import FROM_IMAGE, STEPS, Row
 
@@ -49,10 +49,14 @@ PROMPT = "a small red ring drifting left over dark stripes"
 
 @dataclass(frozen=True)
 class Setting:
-    """`memory` in bytes, None where it cannot be measured."""
+    """`peak` of memory, None where it cannot be measured."""
 
     point: Point
-    memory: int | None
+    peak: Peak | None
+
+    @property
+    def memory(self) -> int | None:
+        return self.peak.bytes if self.peak else None
 
     @property
     def row(self) -> Row:
@@ -64,12 +68,13 @@ class Setting:
         return self.point.seconds
 
     def dominates(self, other: Setting) -> bool:
-        """No worse in time, memory and quality, and better in one of them. Unknown memory is worse than any, and times
-        of two environments say nothing about the settings.
+        """No worse in time, memory and quality, and better in one of them. Unknown memory is worse than any; times of
+        two environments say nothing about the settings, nor do peaks of two kinds.
         """
         mine, its = self._costs(), other._costs()
         here = self.row.environment == other.row.environment
-        return here and all(a <= b for a, b in zip(mine, its, strict=True)) and mine != its
+        alike = self.peak is None or other.peak is None or self.peak.kind == other.peak.kind
+        return here and alike and all(a <= b for a, b in zip(mine, its, strict=True)) and mine != its
 
     def _costs(self) -> tuple[float, float, float]:
         return self.seconds, self.size, self.point.cost
@@ -83,7 +88,7 @@ class Setting:
 def settings(metric: Metric) -> list[Setting]:
     """Every system that carries the metric, fastest first, without masked ones."""
     found = [
-        Setting(point, peak(point.row.record.memory))
+        Setting(point, point.row.record.memory.peak)
         for point in metric.systems
         if point.row.record and point.row.record.memory and not point.row.masked
     ]
@@ -99,14 +104,6 @@ def above_noise(found: Sequence[Setting], metric: Metric) -> list[Setting]:
     """Those that score better than the reference `noise`, if there is one: being cheap is no merit of the others."""
     levels = [point.cost for point in metric.references if point.row.system == NOISE]
     return [one for one in found if all(one.point.cost < level for level in levels)]
-
-
-def peak(memory: Memory) -> int | None:
-    """Peak bytes: on a GPU allocated there, else of live tensors, else resident."""
-    for value in (memory.cuda_allocated, memory.tensors, memory.resident):
-        if value != NOT_MEASURABLE:
-            return int(value)
-    return None
 
 
 def command(row: Row) -> str:

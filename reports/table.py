@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from bench.records import Memory, Record, Score, Timing
+from bench.records import RESIDENT, Memory, Record, Score, Timing
 from reports import text
 from reports.metrics import Metric
 from reports.overhead import overhead_bound
@@ -110,12 +110,11 @@ def _timing(timing: Timing | None, record: Record, factor: bool = False) -> Fiel
 def _memory(memory: Memory | None) -> Field:
     if memory is None:
         return Field("–", "", "not measured")
-    found = memory_lines(memory)
-    hover = "\n".join(f"{name}: {value}" for name, value in found)
-    for name, value in found:
-        if value != "not measurable":
-            return Field(value, "", f"{name}, one pass of its own\n{hover}")
-    return Field("not measurable", "", hover)
+    hover = "\n".join(f"{name}: {value}" for name, value in memory_lines(memory))
+    if (peak := memory.peak) is None:
+        return Field("not measurable", "", hover)
+    kind = peak.kind if peak.kind == RESIDENT else ""
+    return Field(text.size(peak.bytes), kind, f"{peak.kind}, one pass of its own\n{hover}")
 
 
 def memory_lines(memory: Memory) -> list[tuple[str, str]]:

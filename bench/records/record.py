@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, FiniteFloat, model_validator
 
@@ -75,6 +75,19 @@ class Contamination(Frozen):
     reasons: tuple[str, ...] = Field((), description="limits that were crossed; none: the sample is valid")
 
 
+ALLOCATED, TENSORS, RESIDENT = "allocated", "live tensors", "resident"
+SMALL_PART, BESIDE_TENSORS = 8, 1 << 27
+"""Resident bytes at which tensors are a small part: eight times theirs, where a lab model has twice, and 128 MiB, below
+which allocators and caches are most of it."""
+
+
+class Peak(NamedTuple):
+    """`bytes` of a kind that others may not have: only peaks of one kind can be compared."""
+
+    bytes: int
+    kind: str
+
+
 class Memory(Frozen):
     """Peaks in bytes over one warm generation; of a failed cell, those so far."""
 
@@ -84,6 +97,20 @@ class Memory(Frozen):
     cuda_reserved: Bytes
     nvml_process: Bytes
     cuda_by_stage: dict[str, int] = Field(default_factory=dict, description="peak allocated bytes per stage")
+
+    @property
+    def peak(self) -> Peak | None:
+        """The peak to show and to compare by: on a GPU allocated there, else of live tensors; resident where those are
+        not counted, or are but a small part of what the process holds, as of a system that computes in numpy.
+        """
+        if self.cuda_allocated != NOT_MEASURABLE:
+            return Peak(int(self.cuda_allocated), ALLOCATED)
+        resident = None if self.resident == NOT_MEASURABLE else int(self.resident)
+        if self.tensors != NOT_MEASURABLE:
+            tensors = int(self.tensors)
+            if resident is None or resident < max(SMALL_PART * tensors, BESIDE_TENSORS):
+                return Peak(tensors, TENSORS)
+        return None if resident is None else Peak(resident, RESIDENT)
 
 
 class Windows(Frozen):

@@ -26,13 +26,13 @@ class Faulty(Fake):
     """Does `fault` in `stage` of the pass `phase`."""
 
     fault: Literal[
-        "none", "raise", "allocate", "wrapped", "hang", "sigkill", "nan", "floats", "disk", "full"
+        "none", "raise", "allocate", "wrapped", "hang", "sigkill", "nan", "floats", "pace", "disk", "full"
     ] = "none"
     phase: str = "first"
     stage: str = "denoise"
 
     def generate(self, requests: Sequence[Request], stages: Stages) -> Output:
-        phase = getattr(stages, "_phase", "memory")
+        phase = getattr(getattr(stages, "stages", None), "_phase", "memory")
 
         def watched(name: str) -> AbstractContextManager[None]:
             return self._enter(stages, name) if phase == self.phase and name == self.stage else stages(name)
@@ -40,8 +40,10 @@ class Faulty(Fake):
         output = super().generate(requests, watched)
         if self.fault == "nan" and phase == self.phase:
             output.frames[0] = 0  # what a NaN becomes when it is cast without a look
-        if self.fault == "floats" and phase == self.phase:  # no video file takes them
+        if self.fault == "floats" and phase == self.phase:
             return Output(output.frames.astype(np.float32))
+        if self.fault == "pace" and phase == self.phase:  # no video file takes it
+            vars(self)["fps"] = 1000
         return output
 
     @contextmanager

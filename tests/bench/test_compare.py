@@ -147,6 +147,12 @@ def test_a_narrow_terminal_tells_two_step_counts_apart(make: Make) -> None:
     assert {"num_inference_steps=2", "num_inference_steps=4"} <= set(shown.split())
 
 
+def test_a_name_in_brackets_is_a_name(make: Make) -> None:
+    found = [make(f"c{n}", system=f"mine [v{n}]") for n in (2, 3)] + [make("c4", system="[/x]")]
+    shown = printed(tables.rows(found))
+    assert all(name in shown for name in ("mine [v2]", "mine [v3]", "[/x]"))
+
+
 def test_a_record_that_does_not_know_its_code_accuses_nobody(make: Make, tmp_path: Path) -> None:
     folders = tmp_path / "a", tmp_path / "b"
     before = cell(make, folders[0], [1.0], sources_sha256=None, adapter="")

@@ -179,7 +179,12 @@ def test_warm_up_ends_when_times_are_steady(monkeypatch: pytest.MonkeyPatch) -> 
     assert times.stages["denoise"].n == 10
     assert times.real_time_factor.median == 1.5
     assert times.compile == (9 - 3) + (4 - 3)  # beyond the steady median
-    assert machine.numbers == [1, 2, 3, *range(6, 11)]  # no batch twice, nor the first one; at most five warm up
+    assert machine.numbers == [
+        1,
+        2,
+        3,
+        *range(6, 11),
+    ]  # no batch twice, nor the first one; at most five warm up
     assert (times.flags, times.warnings) == ((), ())
 
 

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bench.records import (
+    NOT_MEASURABLE,
     ClaimRow,
     Manifest,
     Memory,
+    Peak,
     Record,
     RecordError,
     Score,
@@ -176,3 +178,27 @@ def test_records_need_no_torch() -> None:
 def test_a_verdict_needs_a_number():
     with pytest.raises(ValueError, match="needs a value"):
         ClaimRow(id="x", claim="c", paper="p", protocol="p", sample="s", threshold="t", verdict="reproduced")
+
+
+@pytest.mark.parametrize(
+    ("peaks", "found"),
+    [
+        ((40_000_000, 75_000_000, NOT_MEASURABLE), Peak(40_000_000, "live tensors")),
+        ((40_000_000, NOT_MEASURABLE, NOT_MEASURABLE), Peak(40_000_000, "live tensors")),
+        ((40, 500_000_000, NOT_MEASURABLE), Peak(500_000_000, "resident")),  # it computes in numpy
+        ((200_000, 2_500_000, NOT_MEASURABLE), Peak(200_000, "live tensors")),  # allocators and caches
+        ((NOT_MEASURABLE, 500_000_000, NOT_MEASURABLE), Peak(500_000_000, "resident")),
+        ((NOT_MEASURABLE, 500_000_000, 7_000_000), Peak(7_000_000, "allocated")),
+        ((NOT_MEASURABLE, NOT_MEASURABLE, NOT_MEASURABLE), None),
+    ],
+)
+def test_the_peak_to_compare_by_is_what_the_process_holds(peaks: Any, found: Peak | None) -> None:
+    tensors, resident, allocated = peaks
+    memory = Memory(
+        tensors=tensors,
+        resident=resident,
+        cuda_allocated=allocated,
+        cuda_reserved=NOT_MEASURABLE,
+        nvml_process=NOT_MEASURABLE,
+    )
+    assert memory.peak == found

@@ -193,7 +193,68 @@ class BadInit(Fake):
 @dataclass
 class NoImports(Fake):
     imports = None
+
+@dataclass
+class FlagsOfOneText(Fake):
+    flags = "random-weights"
+
+@dataclass
+class PaceRaises(Fake):
+    fps = property(lambda self: 1 / 0)
+
+@dataclass
+class OwnImports(Fake):
+    imports = property(lambda self: ("json", "decimal"))
+
+@dataclass
+class NoWeights:
+    steps: int = 1
+    imports = ()
+    fps = 16
+    def load(self): ...
+    def generate(self, requests, stages): ...
+    def seconds_per_clip(self):
+        return 1.0
+
+@dataclass
+class Picky(Fake):
+    fault: str = "none"
+
+    def __post_init__(self):
+        self.hit("init")
+
+    def weights(self):
+        self.hit("weights")
+
+    def seconds_per_clip(self):
+        self.hit("guess")
+        return 1.0
+
+    def hit(self, place):
+        from bench.errors import UnsupportedError
+        from magic141.errors import WeightsMissing
+        if self.fault == place:
+            raise UnsupportedError("window must not exceed steps")
+        if self.fault == f"missing {place}":
+            raise WeightsMissing("no weights at all")
+
+class Scorer:
+    imports = ()
+    def protocols(self, metrics, clips, num_frames):
+        return {name: "p" for name in metrics}
+    def score(self, output, requests, metrics): ...
+
+NO_IMPORTS = Scorer()
+NO_IMPORTS.imports = None
+NO_SCORE = type("NoScore", (), {"imports": (), "protocols": Scorer.protocols})()
 """
+
+
+@pytest.fixture
+def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "theirs.py").write_text(THEIRS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "theirs", raising=False)
 
 
 @pytest.mark.parametrize(
@@ -208,16 +269,71 @@ class NoImports(Fake):
         ("NoGuess", r"theirs:NoGuess: seconds_per_clip\(\) is None, not a number of seconds"),
         ("BadInit", "theirs:BadInit cannot be made of these knobs: KeyError: 'no'"),
         ("NoImports", "theirs:NoImports: imports=None are no names of modules"),
+        ("FlagsOfOneText", "theirs:FlagsOfOneText: flags='random-weights' are no words"),
+        ("PaceRaises", "theirs:PaceRaises: fps raised ZeroDivisionError"),
+        ("NoWeights", r"theirs:NoWeights has no method weights\(\)"),
     ],
 )
-def test_what_an_adapter_does_in_a_plan_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapter: str, said: str
-) -> None:
-    (tmp_path / "theirs.py").write_text(THEIRS)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "theirs", raising=False)
+def test_what_an_adapter_does_in_a_plan_is_named(theirs: None, adapter: str, said: str) -> None:
     with pytest.raises(SuiteError, match=said):
         parse(spec(adapter=f"theirs:{adapter}"), "s").cells()
+
+
+@pytest.mark.parametrize(
+    ("scorer", "said"),
+    [
+        ("NO_IMPORTS", "scorer theirs:NO_IMPORTS: imports=None are no names of modules"),
+        ("NO_SCORE", r"scorer theirs:NO_SCORE has no method score\(\)"),
+    ],
+)
+def test_what_is_no_scorer_is_named(theirs: None, scorer: str, said: str) -> None:
+    with pytest.raises(SuiteError, match=said):
+        parse(plain(scorer=f"theirs:{scorer}"), "s").cells()
+
+
+def test_imports_may_be_a_property(theirs: None) -> None:
+    suite = parse(spec(adapter="theirs:OwnImports"), "s")
+    assert suite.systems["fake"].imports("fake") == ("json", "decimal")
+
+
+@pytest.mark.parametrize("place", ["init", "weights", "guess"])
+@pytest.mark.parametrize("missing", [False, True])
+def test_what_a_system_refuses_while_it_is_planned_is_a_row(theirs: None, place: str, missing: bool) -> None:
+    fault = f"missing {place}" if missing else place
+    suite = parse(spec(adapter="theirs:Picky", axes={"fault": ["none", fault]}), "s")
+    good, bad = suite.cells()
+    assert (good.unsupported, good.weights_missing) == (None, None)
+    said = (None, "no weights at all") if missing else ("window must not exceed steps", None)
+    assert (bad.unsupported, bad.weights_missing) == said
+    assert bad.knobs["fault"] == fault
+    assert bad.predicted_seconds == 0 < good.predicted_seconds
+    assert suite.systems["fake"].imports("fake") == ()
+
+
+def test_an_axis_may_hold_what_the_base_has_by_default() -> None:
+    axes = {"num_inference_steps": [Fake.num_inference_steps, 8]}
+    cells = parse(spec(axes=axes, design="one-at-a-time"), "s").cells()
+    assert [cell.knobs["num_inference_steps"] for cell in cells] == [Fake.num_inference_steps, 8]
+
+
+def test_blocks_may_be_merged(tmp_path: Path) -> None:
+    path = tmp_path / "merged.yaml"
+    path.write_text(
+        f"name: s\nscorer: bench.baselines.fake:SCORER\nmetrics: [noise]\nprompts: {{texts: [a]}}\nsystems:\n"
+        f"  a: &a {{adapter: '{FAKE}', knobs: {{num_inference_steps: 1}}}}\n"
+        "  b: {<<: *a, knobs: {num_inference_steps: 2}}\n"
+    )
+    suite = read(path)
+    assert [spec.knobs["num_inference_steps"] for spec in suite.systems.values()] == [1, 2]
+    path.write_text(path.read_text().replace("2}}", "2}, knobs: {}}"))
+    with pytest.raises(SuiteError, match="names 'knobs' a second time"):
+        read(path)
+
+
+def test_a_mark_of_byte_order_is_no_part_of_a_prompt(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("a\nb\n", encoding="utf-8-sig")
+    assert ids(plain(prompts={"file": str(path)})) == ids(plain())
 
 
 @pytest.mark.parametrize(

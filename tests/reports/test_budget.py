@@ -217,6 +217,20 @@ def test_a_few_bytes_decide_nothing(make, tmp_path):
     assert budget(found).choices[0].smallest.row.system == "good"
 
 
+def test_peaks_of_two_kinds_do_not_dominate_each_other(make, tmp_path):
+    resident = Memory(
+        tensors=4, resident=500_000_000, cuda_allocated="not measurable", cuda_reserved="not measurable",
+        nvml_process="not measurable",
+    )  # fmt: skip
+    small, foreign = cell(make, "small", 2, 0.9, 90), cell(make, "foreign", 8, 1.0, 100)
+    foreign = foreign.model_copy(update={"memory": resident})
+    folder = make.run(tmp_path / "run", [small, foreign])
+    found = settings(metrics(rows(load([folder])))[0])
+    assert {one.row.system for one in front(found)} == {"small", "foreign"}
+    html = build([folder], tmp_path / "r.html").read_text()
+    assert "<small>resident</small>" in html
+
+
 def test_settings_of_two_environments_do_not_dominate_each_other(make, tmp_path):
     cells = [cell(make, "here", 8, 1.0, 100), cell(make, "there", 2, 0.9, 90, fingerprint="e" * 16)]
     found = settings(metrics(rows(load([make.run(tmp_path / "run", cells)])))[0])
