@@ -107,10 +107,11 @@ def ensure_venv(session: nox.Session) -> None:
     if PYTHON.exists() and found == wanted:
         return
     session.chdir(ROOT)
-    if found and not found.startswith(f"{ROOT}\n"):
-        shutil.rmtree(
-            VENV
-        )  # moved or copied, it is none: its scripts and the editable project name the old place
+    # Moved or copied, it is none: its scripts and the editable project name the old place.
+    if "\n" in found and not found.startswith(f"{ROOT}\n"):
+        if Path(sys.prefix).resolve() == VENV.resolve():
+            session.error("this .venv was moved, and must be made anew: run nox with a Python outside of it")
+        shutil.rmtree(VENV)
     session.log("installing into .venv (several GB, most of them PyTorch; only when its inputs change)")
     project = ["--constraint", "constraints.txt", "--group", "dev", "--editable", "."]
     if uv := working_uv():

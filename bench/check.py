@@ -39,7 +39,7 @@ class Broken(Exception):
 def check(adapter: str, knobs: Mapping[str, Knob]) -> Iterator[Finding]:
     """One finding a line, in order; ends early where nothing after it can be tested.
 
-    Generates six clips of two prompts. Whatever an adapter raises is a finding.
+    Generates seven clips of two prompts. Whatever an adapter raises is a finding.
     """
     contract = Contract(adapter, knobs)
     for name, test, needed in contract.lines():

@@ -18,7 +18,7 @@ from bench.cell_words import only_cells
 from bench.cells import Cell
 from bench.errors import RunError, SuiteError
 from bench.measure import EMPTY_LIMIT
-from bench.records import Budget, Environment, Manifest, PlannedCell, Record, Store, latest
+from bench.records import DECIDED, Budget, Environment, Manifest, PlannedCell, Record, Store, latest
 from bench.suite import Suite
 
 INTERRUPTED = 130
@@ -267,7 +267,7 @@ def _check_asked(cells: Sequence[Cell], old: Manifest, run: Path) -> None:
                 "began with. Put them back, or ask the new ones in a run of their own, without --resume"
             )
     records = latest(Store(run).records())
-    answered = [cell for cell, record in records.items() if record.outcome != "weights-missing"]
+    answered = [cell for cell, record in records.items() if record.outcome not in DECIDED]
     if answered and not set(answered) & {cell.id for cell in cells}:
         raise RunError(
             f"{run} cannot be resumed: none of its {len(answered)} cells is asked any more. Prompts, weights or scores "

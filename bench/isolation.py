@@ -100,7 +100,6 @@ class Isolation:
         self._forks = method == "forkserver"
         self._context: Any = multiprocessing.get_context(method)
         if method == "forkserver":
-            os.environ[preloading.VARIABLE] = os.pathsep.join(imports)
             self._context.set_forkserver_preload([preloading.__name__])
             # The server starts with `python -c`: it finds this checkout on the path of its environment alone.
             paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
@@ -110,7 +109,7 @@ class Isolation:
         """Seconds that the imports take; afterwards (on POSIX) a child costs a fork."""
         start = time.perf_counter()
         if self._forks:
-            _start_server()
+            _start_server(self._imports)
         with _scratch() as log:
             self.call(_import_only, (self._imports,), log, limit)
         return time.perf_counter() - start
@@ -193,13 +192,21 @@ def _enter(
         target(*arguments, Announcer(stage, send))
         code = 0
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
-        print(end.code)
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            _say(print, end.code)
     except BaseException:
-        traceback.print_exc()
+        _say(traceback.print_exc)
     finally:
-        sys.stdout.flush(), sys.stderr.flush()
+        _say(sys.stdout.flush)
+        _say(sys.stderr.flush)
         os._exit(code)
+
+
+def _say(word: Callable[..., object], *words: str) -> None:
+    """What fails where the disk is full, or the system has closed what it prints to; nothing may keep the end off."""
+    with contextlib.suppress(Exception):
+        word(*words)
 
 
 def check_sockets() -> None:
@@ -212,18 +219,19 @@ def check_sockets() -> None:
         )
 
 
-def _start_server() -> None:
+def _start_server(imports: Sequence[str]) -> None:
     """Start the fork server deaf to Ctrl-C, which a terminal sends to it as well: it is this process that decides."""
     from multiprocessing import forkserver  # not for Windows
 
-    if threading.current_thread() is not threading.main_thread():
-        forkserver.ensure_running()
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
+    os.environ[preloading.VARIABLE] = os.pathsep.join(imports)
     try:
         forkserver.ensure_running()
     finally:
-        signal.signal(signal.SIGINT, before)
+        del os.environ[preloading.VARIABLE]
+        if main:
+            signal.signal(signal.SIGINT, before)
 
 
 def _follow_parent() -> None:

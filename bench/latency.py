@@ -87,7 +87,7 @@ def latency(timed: Timed, suite: Suite, threads: int, first: Sample) -> Latency:
     return Latency(
         stages={name: measure.timing(values) for name, values in stages.items()},
         real_time_factor=measure.timing([sample.seconds / sample.video for sample in kept]),
-        windows=_windows(stages[WINDOW], len(kept)) if WINDOW in stages else None,
+        windows=_windows([one.stages.get(WINDOW, []) for one in kept]) if WINDOW in stages else None,
         compile=sum(max(0.0, value - whole.median) for value in warm),
         contamination=seen,
         flags=(DISTURBED,) if decision.disturbed else (),
@@ -95,11 +95,12 @@ def latency(timed: Timed, suite: Suite, threads: int, first: Sample) -> Latency:
     )
 
 
-def _windows(seconds: list[float], samples: int) -> Windows:
-    """Raises InvalidOutputError unless each sample marked as many windows."""
-    if len(seconds) % samples:
+def _windows(seconds: Sequence[Sequence[float]]) -> Windows:
+    """Of each sample. Raises InvalidOutputError unless all have marked as many."""
+    counts = sorted({len(one) for one in seconds})
+    if len(counts) > 1:
         raise InvalidOutputError(
-            f"{len(seconds)} stages {WINDOW!r} in {samples} generations: mark one for each window of a long video, and "
-            "call other stages something else"
+            f"{counts[0]} to {counts[-1]} stages {WINDOW!r} in a generation: mark one for each window of a long video, "
+            "and call other stages something else"
         )
-    return measure.windows(seconds, samples)
+    return measure.windows([value for one in seconds for value in one], len(seconds))

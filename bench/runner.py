@@ -131,8 +131,10 @@ class Driver:
         """One clip before anything is measured, so that a look tells whether the rest is worth the wait."""
         if self._manifest.first_clip is not None:
             return
-        candidates = [cell for cell in todo if cell.role == "system"]
-        candidates = candidates or [cell for cell in todo if cell.kind == "cell"]
+        able = [
+            cell for cell in todo if cell.kind == "cell" and not (cell.unsupported or cell.weights_missing)
+        ]
+        candidates = [cell for cell in able if cell.role == "system"] or able
         if not candidates:
             return
         sweep = [cell for cell in candidates if cell.system == candidates[0].system]

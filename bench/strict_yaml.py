@@ -24,23 +24,32 @@ class Strict(BaseModel):
         return data
 
 
+_MERGE = "tag:yaml.org,2002:merge"
+
+
 class _Loader(yaml.SafeLoader):
     """A block that was copied and not renamed would replace the first without a word."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+    def construct_document(self, node: yaml.Node) -> Any:
+        # Before anything is constructed: that merges blocks (`<<: *anchor`), whose keys give way to those written out.
+        self._check(node, set())
+        return super().construct_document(node)
+
+    def _check(self, node: yaml.Node, checked: set[int]) -> None:
+        if id(node) in checked or not isinstance(node, yaml.CollectionNode):
+            return
+        checked.add(id(node))
         seen: set[Hashable] = set()
-        for name, _ in node.value:
-            if (
-                name.tag == "tag:yaml.org,2002:merge"
-            ):  # `<<: *anchor`, whose keys give way to those written out
+        for entry in node.value:
+            name, value = entry if isinstance(node, yaml.MappingNode) else (None, entry)
+            self._check(value, checked)
+            if not isinstance(name, yaml.ScalarNode) or name.tag == _MERGE:
                 continue
-            key = self.construct_object(name, deep=True)
-            if isinstance(key, Hashable) and key in seen:
+            key = self.construct_object(name)
+            if key in seen:
                 place = name.start_mark
                 raise SuiteError(f"line {place.line + 1} names {key!r} a second time: rename one, or drop it")
-            if isinstance(key, Hashable):
-                seen.add(key)
-        return super().construct_mapping(node, deep)
+            seen.add(key)
 
 
 def read(path: Path, kind: str) -> Any:

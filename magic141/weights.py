@@ -193,15 +193,21 @@ def incomplete(folder: Path) -> str | None:
         part = folder / name
         if not part.is_dir():
             return f"{name}/"
-        for index in part.glob("*.index.json"):
-            for shard in sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values())):
-                if not (part / shard).is_file():
-                    return f"{name}/{shard}"
-        if (part / "config.json").is_file() and not any(
-            path.suffix in (".safetensors", ".bin") for path in part.iterdir()
-        ):
-            return f"weights of {name}/"
+        if (part / "config.json").is_file() and (lacks := _unweighted(part)) is not None:
+            return f"{name}/{lacks}" if lacks else f"weights of {name}/"
     return None
+
+
+def _unweighted(part: Path) -> str | None:
+    """None for a model folder with whole weights, in one format or variant at least; else a shard that lacks, or ""
+    where there is none to name.
+    """
+    files = {path.name for path in part.iterdir() if path.suffix in (".safetensors", ".bin")}
+    indices = [json.loads(path.read_text("utf-8"))["weight_map"] for path in part.glob("*.index.json")]
+    lacking = [sorted({*index.values()} - files) for index in indices]
+    if not all(lacking) or files.difference(*(index.values() for index in indices)):
+        return None
+    return next((names[0] for names in lacking), "")
 
 
 def _locate(name_or_path: str | os.PathLike[str], hub: Mapping[str, Any]) -> Path:

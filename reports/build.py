@@ -99,7 +99,7 @@ def _page(runs: Sequence[Run]) -> str:
         "front": best,
         "noisy": [one for one in chosen if one not in useful],
         "front_figure": Markup(front.draw(ranked, chosen, best, "front"))
-        if ranked and len(chosen) > 1
+        if ranked and best and len(chosen) > 1
         else "",
         "curves": [
             (curve, Markup(curves.draw(curve, f"knob-{index}")))

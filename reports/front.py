@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
@@ -18,11 +19,14 @@ AREA = (20.0, 160.0)
 
 def draw(metric: Metric, found: Sequence[Setting], best: Sequence[Setting], name: str) -> str:
     """Quality over seconds a clip; `best` are numbered from 1, and joined where memory left aside none beats them."""
-    sizes = [one.memory for one in found if one.memory is not None]
+    kinds = Counter(one.peak.kind for one in found if one.peak)
+    common = max(kinds, key=lambda kind: kinds[kind], default=None)
+    sizes = [one.peak.bytes for one in found if one.peak and one.peak.kind == common]
     least, most = min(sizes, default=0), max(sizes, default=1)
 
     def area(one: Setting) -> float:
-        share = ((one.memory or least) - least) / ((most - least) or 1)
+        size = one.peak.bytes if one.peak and one.peak.kind == common else least  # of another kind: no size
+        share = (size - least) / ((most - least) or 1)
         return AREA[0] + share * (AREA[1] - AREA[0])
 
     with svg.style():

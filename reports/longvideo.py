@@ -32,8 +32,10 @@ class Lengths:
 
     @property
     def peaks(self) -> list[int | None]:
+        """Of one kind, that of the shortest video."""
         peaks = [row.record.memory.peak if row.record and row.record.memory else None for row in self.rows]
-        return [peak.bytes if peak else None for peak in peaks]
+        kind = next((peak.kind for peak in peaks if peak), None)
+        return [peak.bytes if peak and peak.kind == kind else None for peak in peaks]
 
     @property
     def growth(self) -> float | None:

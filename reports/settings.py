@@ -119,7 +119,7 @@ def command(row: Row) -> str:
         target = "./" + f"{model.rsplit('/', 1)[-1]}-{sparsity}".replace("+", "-")
         words = ["python", "-m", "magic141", "sparsify", "--model", model, "--sparsity", sparsity]
         if (criterion := _criterion(knobs)) is not None:
-            words += ["--criterion", criterion, "--refit"]
+            words += ["--criterion", criterion, *["--refit"] * _prunes_layers(sparsity)]
         words += precision if dtype != "float32" else []
         lines.append(shlex.join([*words, "-o", target]))
         model = target
@@ -167,8 +167,13 @@ def python(row: Row) -> str:
 
 def _criterion(knobs: Mapping[str, Knob]) -> str | None:
     """What makes a part important, where that is looked up on training scenes: the lab's adapter then refits."""
-    criterion = knobs.get("criterion")
-    return None if criterion in (None, "magnitude") else str(criterion)
+    criterion, sparsity = knobs.get("criterion"), str(knobs.get("sparsity"))
+    prunes = _prunes_layers(sparsity) or "blocks-" in sparsity
+    return str(criterion) if prunes and criterion not in (None, "magnitude") else None
+
+
+def _prunes_layers(sparsity: str) -> bool:
+    return any(way.startswith("structured-") for way in sparsity.split("+"))
 
 
 def _sparsified(knobs: Mapping[str, Knob]) -> list[str]:

@@ -1,6 +1,7 @@
 """The environment that nox makes: kept while it is good, made anew where it cannot be."""
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -42,7 +43,10 @@ def commands(noxfile: ModuleType) -> list[str]:
         noxfile.VENV.mkdir(exist_ok=True)
         noxfile.PYTHON.touch()
 
-    noxfile.ensure_venv(SimpleNamespace(run=run, chdir=lambda path: None, log=lambda text: None))
+    def error(text: str) -> None:
+        raise RuntimeError(text)
+
+    noxfile.ensure_venv(SimpleNamespace(run=run, chdir=lambda path: None, log=lambda text: None, error=error))
     return ran
 
 
@@ -60,6 +64,25 @@ def test_one_that_uv_made_can_go_on_without_uv(noxfile, monkeypatch):
     (noxfile.ROOT / "constraints.txt").write_text("newer", encoding="utf-8")
     monkeypatch.setattr(noxfile, "working_uv", lambda: None)
     assert "ensurepip" in commands(noxfile)[0]
+
+
+def test_one_of_an_older_version_is_brought_up_to_date(noxfile, monkeypatch):
+    monkeypatch.setattr(noxfile, "working_uv", lambda: "uv")
+    commands(noxfile)
+    (noxfile.VENV / "left over").touch()
+    noxfile.STAMP.write_text("a hash alone", encoding="utf-8")
+    assert [words.split()[1] for words in commands(noxfile)] == ["pip"]
+    assert (noxfile.VENV / "left over").exists()
+
+
+def test_the_environment_that_nox_runs_from_is_not_deleted(noxfile, monkeypatch):
+    monkeypatch.setattr(noxfile, "working_uv", lambda: "uv")
+    commands(noxfile)
+    noxfile.STAMP.write_text("elsewhere\na hash", encoding="utf-8")
+    monkeypatch.setattr(sys, "prefix", str(noxfile.VENV))
+    with pytest.raises(RuntimeError, match="run nox with a Python outside of it"):
+        commands(noxfile)
+    assert noxfile.PYTHON.exists()
 
 
 def test_one_that_was_moved_is_made_anew(noxfile, monkeypatch):

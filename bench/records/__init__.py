@@ -17,6 +17,7 @@ from bench.records.base import SCHEMA_VERSION, Frozen, RecordError, digest, writ
 from bench.records.claims import CLAIMS, PUBLISHED_CLAIMS, ClaimRow, ClaimsTable, Curve, CurvePoint, StepRow
 from bench.records.manifest import Budget, Environment, FirstClip, Manifest, PlannedCell
 from bench.records.record import (
+    DECIDED,
     DISTURBED,
     END_TO_END,
     MASKED,
@@ -46,6 +47,7 @@ from bench.records.store import Store, latest, read_samples, write_samples
 
 __all__ = [
     "CLAIMS",
+    "DECIDED",
     "DISTURBED",
     "END_TO_END",
     "MASKED",

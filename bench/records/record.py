@@ -17,6 +17,8 @@ END_TO_END = "end to end"
 """The stage every cell has: text in, encoded file out, for one batch of clips, warm."""
 RANDOM_WEIGHTS = "random-weights"
 """The flag of a cell whose weights were never trained: its latency and memory hold, and it has no scores."""
+DECIDED = ("weights-missing", "unsupported")
+"""Outcomes that say that a question could not be asked."""
 DISTURBED = "disturbed"
 """The flag of a cell whose timed samples other work disturbed, too many of them to leave those out."""
 

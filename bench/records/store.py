@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from bench import jsonl
 from bench.records.base import SCHEMA_VERSION, RecordError, write_atomically
-from bench.records.record import Record, Sidecar
+from bench.records.record import DECIDED, Record, Sidecar
 
 
 class Store:
@@ -66,8 +66,25 @@ class Store:
 
 
 def latest(records: Iterable[Record]) -> dict[str, Record]:
-    """The last record of every cell, in order of first appearance: a cell that ran again replaces itself."""
-    return {record.cell: record for record in records}
+    """The last record of every cell, in order of first appearance: a cell that ran again replaces itself.
+
+    So does one that could not be asked, for want of weights or of something that its system needs, once it is: it has
+    another id then.
+    """
+    found = {record.cell: record for record in records}
+    made = [record for record in found.values() if record.outcome not in DECIDED]
+    return {cell: record for cell, record in found.items() if not any(_answers(one, record) for one in made)}
+
+
+def _answers(later: Record, record: Record) -> bool:
+    """Whether `record` only says why the setting of `later` could not be asked then."""
+    return (
+        record.outcome in DECIDED
+        and later.started > record.started
+        and later.system == record.system
+        and later.prompts == record.prompts
+        and record.knobs.items() <= later.knobs.items()
+    )
 
 
 def write_samples(run: Path, cell: str, rows: Sequence[Mapping[str, Any]]) -> Sidecar:

@@ -35,7 +35,7 @@ The weights `{model}` after `python -m magic141 sparsify --model {model} --spars
 | made from | `{model}`, sha256 {source} |
 | sparsity | {sparsity}{criterion}, without recovery |
 | parameters of the transformer | {after:,} bytes in {precision}, {share:.2f} of the {before:,} before |
-| transformer file | {file:,} bytes, sha256 {transformer} |
+| transformer file | {file:,} bytes, scales of int4 included, sha256 {transformer} |
 
 Other parts are those of `{model}`, copied; its card says how they were trained.
 """
@@ -43,7 +43,7 @@ COPIED = ("vae", "text_encoder", "tokenizer")
 
 
 class Size(NamedTuple):
-    """Bytes: of the transformer's parameters in memory before and after, and of its file."""
+    """Bytes: of the transformer's parameters in memory before and after, and of its files."""
 
     before: int
     after: int
@@ -114,7 +114,8 @@ def write(
     apply(pipe, *ways, calibration=known)
     after = parameter_bytes(pipe.transformer)
     if not getattr(pipe.transformer, "is_quantized", False):
-        pipe.transformer.to(_stored_dtype(lent.get("transformer", source / "transformer")))
+        # torch's own `to`: that of diffusers warns of what it leaves in float32, which is nothing here.
+        torch.nn.Module.to(pipe.transformer, _stored_dtype(lent.get("transformer", source / "transformer")))
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         pipe.save_pretrained(partial)
@@ -125,7 +126,8 @@ def write(
         name = next(
             name for name in sums if name.startswith("transformer/") and name.endswith(".safetensors")
         )
-        size = Size(before, after, (partial / name).stat().st_size)
+        files = (partial / "transformer").glob("*.safetensors")
+        size = Size(before, after, sum(path.stat().st_size for path in files))
         card = CARD.format(
             name=folder.name,
             model=model,

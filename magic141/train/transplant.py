@@ -37,7 +37,9 @@ def run(student: Path, dense: Path, pruned: Path, strength: float, out: Path) ->
     asked = {"strength": strength, "fingerprints": [weights.fingerprint(folder) for folder in sources]}
     if (out / "student").exists() and not (out / PLAN).exists():
         raise InputError(f"{out / 'student'} would be replaced, and no run made it: give another --name")
-    same_plan(out, {"method": "transplant", **asked})
+    plan = {"method": "transplant", **asked}
+    if (out / PLAN).exists():
+        same_plan(out, plan)
     pipes = [Magic141Pipeline.from_pretrained(folder) for folder in sources]
     for pipe in pipes:
         check_dense(pipe.transformer, "transplant")
@@ -50,6 +52,7 @@ def run(student: Path, dense: Path, pruned: Path, strength: float, out: Path) ->
         **{name: named(folder) for name, folder in zip(("of", "dense", "pruned"), sources, strict=True)},
         "left": left,
     }
+    same_plan(out, plan)
     store(pipes[0], ours, pipes[0].scheduler, facts, out / "student")
     return left
 

@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from bench.baselines.fake import Fake, FakeScorer
+from bench.errors import UnsupportedError
 from bench.scorers import Scores
 from bench.systems import Output, Request, Stages
 
@@ -122,6 +123,17 @@ class LosesItsWorker(Fake):
             os.kill(parent.pid, signal.SIGKILL)
             time.sleep(60)
         return super().generate(requests, stages)
+
+
+@dataclass
+class Lacking(Fake):
+    """Refuses to be made at 8 steps until `marker` exists, as of a package that is not installed."""
+
+    marker: str = ""
+
+    def __post_init__(self) -> None:
+        if self.num_inference_steps == 8 and not Path(self.marker).exists():
+            raise UnsupportedError("install the package")
 
 
 @dataclass

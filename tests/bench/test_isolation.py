@@ -55,6 +55,16 @@ def quit_with_words(announcer: Announcer) -> None:
     sys.exit("enough")
 
 
+def mute(announcer: Announcer) -> None:
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    sys.stdout.close()
+
+
+def quit_quietly(announcer: Announcer) -> None:
+    print("last words", flush=True)
+    sys.exit()
+
+
 def killed(announcer: Announcer) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -119,6 +129,15 @@ def test_a_child_that_raises_says_so(
     ending = isolation.call(target, (), tmp_path / "log", 60)
     assert ending.exit_code == 1
     assert said in ending.reason
+
+
+@pytest.mark.parametrize("target", [mute, quit_quietly])
+def test_an_end_is_an_end_whatever_can_be_printed(
+    tmp_path: Path, isolation: Isolation, target: Callable[[Announcer], None]
+) -> None:
+    ending = isolation.call(target, (), tmp_path / "log", 60)
+    assert (ending.exit_code, ending.timed_out) == (0, False)
+    assert "None" not in ending.log
 
 
 BROKEN = """

@@ -316,6 +316,23 @@ def test_a_resumed_run_says_what_failed_and_retries_when_asked(tmp_path: Path, s
     assert len(list((run / "logs").iterdir())) == 1  # the log of a failure that is mended goes
 
 
+@pytest.mark.parametrize("steps", ["8", "4, 8"])
+def test_what_could_not_be_asked_is_asked_when_it_can(
+    tmp_path: Path, suite_file: SuiteFile, steps: str
+) -> None:
+    knobs = f"{{adapter: 'tests.bench.faulty:Lacking', knobs: {{marker: '{tmp_path / 'there'}'}}"
+    suite = suite_file(f"lacking: {knobs}, axes: {{num_inference_steps: [{steps}]}}}}")
+    run = drive(suite, tmp_path / "out")
+    outcomes = [record.outcome for record in records(run).values()]
+    assert outcomes == ["ok"] * (len(outcomes) - 1) + ["unsupported"]
+    assert (Manifest.read(run).first_clip is None) == (steps == "8")  # what is refused is not tried first
+    (tmp_path / "there").touch()
+    drive(None, tmp_path / "out", resume="latest")
+    found = records(run).values()
+    assert [record.outcome for record in found] == ["ok"] * len(outcomes)
+    assert [str(record.knobs["num_inference_steps"]) for record in found] == steps.split(", ")
+
+
 def test_the_scorer_is_imported_before_any_memory_is_counted(suite_file: SuiteFile) -> None:
     suite = read(suite_file("fake: {adapter: 'bench.baselines.fake:Fake', scorer: 'tests.bench.faulty:NAN'}"))
     assert "tests.bench.faulty" in runner.imports(suite, report=False)

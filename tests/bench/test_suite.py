@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import hardware, systems
+from bench import hardware, strict_yaml, systems
 from bench.baselines.fake import Fake
 from bench.claims import steps
 from bench.claims.items import Evaluate
@@ -325,6 +325,9 @@ def test_blocks_may_be_merged(tmp_path: Path) -> None:
     )
     suite = read(path)
     assert [spec.knobs["num_inference_steps"] for spec in suite.systems.values()] == [1, 2]
+    nested = tmp_path / "nested.yaml"
+    nested.write_text("b: &b {x: 1}\nouter: {inner: &a {<<: *b, x: 2}}\nc: {<<: *a}\nlist: [*a, {y: 1}]\n")
+    assert strict_yaml.read(nested, "suite")["c"] == {"x": 2}
     path.write_text(path.read_text().replace("2}}", "2}, knobs: {}}"))
     with pytest.raises(SuiteError, match="names 'knobs' a second time"):
         read(path)

@@ -158,7 +158,7 @@ def test_windows_that_are_none_are_named(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Fake, "generate", sometimes)
     record = answer(parse(PLAIN, "s"), tmp_path)
     assert record.outcome == "invalid"
-    assert "1 stages 'window' in 2 generations" in record.message
+    assert "0 to 1 stages 'window' in a generation" in record.message
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,24 @@ def test_a_clip_at_once_and_a_criterion_are_asked_for(make, tmp_path):
     assert "apply(pipe, *parse('structured-0.5', 'taylor', refit=True), calibration=shown)" in python(second)
 
 
+@pytest.mark.parametrize(
+    ("sparsity", "words"),
+    [
+        ("structured-0.5+int8", "--criterion taylor --refit"),
+        ("blocks-0.25", "--criterion taylor"),
+        ("unstructured-0.5", ""),
+        ("int8", ""),
+    ],
+)
+def test_what_makes_no_sense_for_a_way_is_not_asked(make, tmp_path, sparsity, words):
+    made = make.record("x", 4, knobs=OURS | {"sparsity": sparsity, "criterion": "taylor"}, adapter=LAB)
+    (row,) = rows(load([make.run(tmp_path / "run", [made])]))
+    asked = command(row).splitlines()[0]
+    assert (words or "-o") in asked
+    assert ("--refit" in asked) == ("--refit" in words)
+    assert ("--criterion" in asked) == ("calibrate" in python(row)) == bool(words)
+
+
 def test_a_solver_is_asked_for(make, tmp_path):
     made = make.record("x", 4, knobs=OURS | {"solver": "unipc"}, adapter=LAB)
     (row,) = rows(load([make.run(tmp_path / "run", [made])]))

@@ -62,6 +62,15 @@ def test_peaks_and_times_are_held_against_length(run):
     assert "a second of video takes 0.100\u00a0s, and no length is more than 0.0 % off" in found.sentence
 
 
+def test_peaks_of_two_kinds_are_not_compared(make, tmp_path):
+    cells = [long(make, 5.0, 0.7, 30_000_000), long(make, 60.0, 6.2, 30_000_000)]
+    cells[1] = cells[1].model_copy(
+        update={"memory": cells[1].memory.model_copy(update={"resident": 250_000_000})}
+    )
+    (found,) = lengths(rows(load([make.run(tmp_path / "run", cells)])))
+    assert (found.peaks, found.growth) == ([30_000_000, None], None)
+
+
 def test_what_bends_is_off_the_line(make, tmp_path):
     cells = [long(make, s, wall, 1000) for s, wall in ((5.0, 1.0), (15.0, 3.0), (60.0, 40.0))]
     (found,) = lengths(rows(load([make.run(tmp_path / "run", cells)])))

@@ -149,6 +149,8 @@ def test_half_a_download_is_missing_weights(tmp_path: Path) -> None:
     (tmp_path / "transformer" / "x-00001.safetensors").touch()
     with pytest.raises(WeightsMissing, match="has no transformer/x-00002.safetensors"):
         DiffusersFolder(model=str(tmp_path)).weights()
+    other = {"weight_map": {"a": "x-00001-of-00003.bin"}}  # of a format that was not downloaded
+    (tmp_path / "transformer" / "x.bin.index.json").write_text(json.dumps(other))
     (tmp_path / "transformer" / "x-00002.safetensors").touch()
     before = DiffusersFolder(model=str(tmp_path)).weights()
     assert before == Peer(model=str(tmp_path)).weights()
