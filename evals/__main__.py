@@ -13,7 +13,7 @@ from rich.table import Table
 
 from evals import clip_world
 from evals.catalogue import STATISTICS, WEIGHTS, check_metrics
-from magic141.errors import Magic141Error
+from magic141.errors import InputError, Magic141Error
 from magic141.terminal import say_what_it_can
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -242,9 +242,16 @@ def drift_command(
     from evals import clips, command
     from evals.drift import drift, table
 
+    failed = 0
     for source in clips.find(paths):
-        found = drift(clips.frames(source), window=window, stride=stride, fps=clips.fps(source))
+        try:
+            found = drift(clips.frames(source), window=window, stride=stride, fps=clips.fps(source))
+        except InputError as error:
+            console.print(f"{source.name}: failed: {error}", markup=False, highlight=False, soft_wrap=True)
+            failed += 1
+            continue
         command.show_drift(source.name, table(found), found.notes, console)
+    raise typer.Exit(int(failed > 0))
 
 
 @app.command()
@@ -259,12 +266,14 @@ def exam(
     from dataclasses import asdict
 
     from evals import command
-    from evals.exam import examine, plot
+    from evals.exam import check_format, examine, plot
     from evals.results import check_writable
 
     for path in (output, figure):
         if path is not None:
             check_writable(path)
+    if figure is not None:
+        check_format(figure)
     _use(threads)
     answers = examine(12 if quick else clips)
     command.show_exam(answers, console)

@@ -19,6 +19,7 @@ from evals.exam import Answer
 from evals.prompts import match, read_prompts
 from evals.results import ScoreFile, check_writable
 from evals.scoring import Frame, FvdRequest, Request, check_names, score_clips
+from magic141.device import check_device
 from magic141.errors import InputError
 
 
@@ -58,6 +59,14 @@ def request(
         if fvd_protocol not in PROTOCOLS:
             raise InputError(f"--fvd-protocol {fvd_protocol!r} is unknown; use one of {', '.join(PROTOCOLS)}")
         real = clips.find([reference])
+    for metric, option, given in (
+        ("clip-text", "--prompts", prompts),
+        ("clip-image", "--images", images),
+    ):
+        if metric in wanted.clip and given is None:
+            raise InputError(f"{metric} compares clips with something else: give {option}, or leave it out")
+    if wanted.clip or wanted.fvd or wanted.vbench:
+        check_device(device)
     sources = clips.find(paths)
     names = [source.name for source in sources]
     cheap = Request(
@@ -95,9 +104,11 @@ def score(paths: Sequence[Path], plan: Plan, outputs: Sequence[Path | None]) -> 
 
     Raises InputError, WeightsMissing or WeightsCorrupt.
     """
-    for output in outputs:
-        if output is not None:
-            check_writable(output)
+    named = [output for output in outputs if output is not None]
+    for output in named:
+        check_writable(output)
+    if len({output.resolve() for output in named}) < len(named):
+        raise InputError(f"the JSON and the table would both be {str(named[0])!r}: name two files")
     shown = " ".join(path.name for path in paths)  # where they lie on this machine is nobody's business
     return score_clips(plan.sources, plan.load(), f"python -m evals score {shown}")
 
@@ -138,7 +149,10 @@ def show_comparison(rows: Sequence[Comparison], console: Console) -> None:
 def show_exam(answers: Sequence[Answer], console: Console) -> None:
     """Print a line a score: its verdict on each corruption."""
     harms = list(dict.fromkeys(answer.corruption for answer in answers))
-    table = Table("score", *harms, box=None, header_style="bold")
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    table.add_column("score", no_wrap=True)  # whose ends tell them apart
+    for harm in harms:
+        table.add_column(harm)
     colours = {"sees": "green", "moves": "cyan", "blind": "dim", "fooled": "red"}
     rows: dict[str, dict[str, str]] = {}
     for answer in answers:

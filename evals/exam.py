@@ -28,6 +28,7 @@ from evals.corruptions import CORRUPTIONS, LEVELS
 from evals.protocol import Better
 from magic141.data.render import render
 from magic141.data.world import World
+from magic141.errors import InputError
 
 FIRST = 3_000_000
 """Index of the first scene: after those of training, statistics and the judge's own exam."""
@@ -89,6 +90,15 @@ def examine(clips: int, corruptions: Sequence[str] = tuple(CORRUPTIONS), seed: i
             if all(score in found for found in levels):
                 answers.append(_answer(score, name, [found[score] for found in levels]))
     return answers
+
+
+def check_format(path: Path) -> None:
+    """Raises InputError where a figure cannot be written in the format that the end of `path` names."""
+    from matplotlib.figure import Figure
+
+    known = sorted(Figure().canvas.get_supported_filetypes())
+    if path.suffix.lstrip(".").lower() not in known:
+        raise InputError(f"{path.name!r} ends as no picture that can be drawn: use one of {', '.join(known)}")
 
 
 def plot(answers: Sequence[Answer], path: Path) -> None:

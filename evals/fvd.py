@@ -3,7 +3,7 @@
 They share the network (I3D, Kinetics-400 logits, see `evals.i3d`) and differ in resizing and in the covariance, so
 their numbers must not be compared with each other; every score says its protocol. As published, the distance is
 biased by the number of clips; `fvd` therefore also gives its extrapolation to infinitely many clips (Chong and
-Forsyth 2020) or, with too few clips for that, the unbiased kernel distance.
+Forsyth 2020, with one term more), where there are enough for that, and the unbiased kernel distance.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class Extractor:
 
 @dataclass(frozen=True)
 class FvdScores:
-    """plain: as published. infinity: free of the bias of N. kernel: given only where `infinity` cannot be.
+    """plain: as published. infinity: free of the bias of N but for little, where there are clips enough. kernel: free
+    of it, where both sides' features are there.
 
     duplicates: groups of generated clips whose features are the same.
     """
@@ -213,7 +214,7 @@ def fvd(
 
     Args:
         generated, reference: (n, width) features, or their moments. `infinity` needs the features of `generated`
-            (for 400 numbers a clip, 536 clips), `kernel` those of both.
+            (for 400 numbers a clip, 1,600 clips), `kernel` those of both.
         frames: per clip. extractor: sha256 of the network's file. Both go into the protocol.
 
     Raises:
@@ -227,11 +228,11 @@ def fvd(
     infinity = kernel = None
     if rows is not None:
         try:
-            infinity = extrapolated(rows, theirs)
+            infinity = extrapolated(rows, theirs, degree=2)
         except InputError as error:
             notes.append(f"no FVD-infinity: {error}")
-            if not isinstance(reference, Moments):
-                kernel = kernel_distance(rows, reference)
+        if not isinstance(reference, Moments):
+            kernel = kernel_distance(rows, reference)
 
     facts: dict[str, object] = {
         "name": protocol.name,
@@ -252,7 +253,7 @@ def fvd(
 
     # What a value depends on, and no more, is in its protocol: the kernel distance is free of both counts.
     by_rule = {"covariance": "1/(N-1)" if protocol.ddof else "1/N", "n": ours.n, "n-reference": theirs.n}
-    by_fit = {"covariance": "1/(N-1)", "n": "infinity", "n-reference": theirs.n}
+    by_fit = {"covariance": "1/(N-1)", "fit": "1, 1/N, 1/N^2", "n": "infinity", "n-reference": theirs.n}
     return FvdScores(
         plain=score("fvd", Estimate(plain, math.nan, math.nan, ours.n), by_rule),
         infinity=score("fvd-infinity", infinity, by_fit) if infinity is not None else None,

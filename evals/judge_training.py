@@ -17,6 +17,7 @@ from evals.catalogue import ATTRIBUTES, WEIGHTS, WIDTH
 from evals.judge_data import BANDS, STATES, Batch, make_batch
 from evals.judges import WorldJudge
 from evals.protocol import sha256_of
+from evals.results import check_writable
 from magic141.data.factors import FRAME_SIZE
 from magic141.data.world import Scene, World
 from magic141.precision import native_bfloat16
@@ -91,10 +92,12 @@ def train(
 
     Weights and card go to `output` at the end. A budget stops (and checkpoints) after so many minutes.
 
-    Raises InputError where the samples fill no batch, and where `folder` holds another run.
+    Raises InputError where the samples fill no batch, where `folder` holds another run, and where the results could not
+    be written.
     """
     steps = training.steps_of(config.samples, config.batch_size)
-    folder.mkdir(parents=True, exist_ok=True)
+    training.make_folders(folder, output.parent)
+    check_writable(output)
     torch.manual_seed(config.seed)
     world = World()
     model = WorldJudge().to(memory_format=torch.channels_last)

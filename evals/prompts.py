@@ -38,9 +38,14 @@ def read_prompts(path: Path) -> dict[str, Origin]:
         raise InputError(f"cannot read prompts from {str(path)!r}: {error}") from error
     suffix = path.suffix.lower()
     if suffix == ".csv":
-        rows: list[tuple[int, Mapping[str, object]]] = list(
-            enumerate(csv.DictReader(io.StringIO(text, newline="")), 2)
-        )
+        try:
+            rows: list[tuple[int, Mapping[str, object]]] = list(
+                enumerate(csv.DictReader(io.StringIO(text, newline="")), 2)
+            )
+        except csv.Error as error:
+            raise InputError(
+                f"{path.name} is no table ({error}): look for a quotation mark without its partner"
+            ) from error
     elif suffix in (".jsonl", ".ndjson"):
         rows = [(number, _json_row(path, number, line)) for number, line in _lines(text)]
     else:
@@ -97,8 +102,9 @@ def _lines(text: str) -> list[tuple[int, str]]:
 def _json_row(path: Path, number: int, line: str) -> Mapping[str, object]:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path.name}, line {number} is not JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # beside what is no JSON: numbers of thousands of digits
+        said = getattr(error, "msg", error)
+        raise InputError(f"{path.name}, line {number} is not JSON that can be read: {said}") from error
     if not isinstance(row, dict):
         raise InputError(f"{path.name}, line {number} must be a JSON object, got {line[:40]!r}")
     return row

@@ -1,4 +1,4 @@
-"""What the trainings of the judges share: steps with a checkpoint every two minutes, a curve, and a progress bar."""
+"""What the trainings of the judges share: steps with a checkpoint every two minutes and at the end, a curve, a bar."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from magic141 import resume
 from magic141.errors import InputError
 
 CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_SECONDS = 120
+CURVE = "loss.jsonl"
 UNSEEN = 1_000_000
 """Offset of the compositional scenes that a judge learns from: it must know all pairs, but no scene of a test."""
 
@@ -28,6 +30,15 @@ def steps_of(samples: int, batch_size: int) -> int:
     if samples < batch_size:
         raise InputError(f"samples={samples} must be at least {batch_size}, which is one batch")
     return samples // batch_size
+
+
+def make_folders(*folders: Path) -> None:
+    """Raises InputError for one that cannot be made: at the start, and not after hours."""
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{folder} cannot be made ({error.strerror}): name another folder") from error
 
 
 def rate(step: int, steps: int, *, warmup_steps: int, decay: float) -> float:
@@ -58,23 +69,27 @@ def run(
     checkpoint = folder / CHECKPOINT
     first, spent = 0, 0.0
     if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
+        saved = resume.read(checkpoint)
         _check_same(saved.get("asked"), asked, checkpoint)
-        for key, part in parts.items():
-            part.load_state_dict(saved[key])
-        first, spent = saved["step"], saved["seconds"]
+        try:
+            for key, part in parts.items():
+                part.load_state_dict(saved[key])
+            first, spent = saved["step"], saved["seconds"]
+        except resume.DAMAGED as error:
+            raise resume.damaged(checkpoint, error) from error
+    resume.rewind(folder / CURVE, first)
     began = saved_at = time.monotonic()
 
     def save(step: int) -> None:
         state: dict[str, Any] = {key: part.state_dict() for key, part in parts.items()}
         state |= {"asked": dict(asked), "step": step, "seconds": spent + time.monotonic() - began}
-        torch.save(state, folder / "checkpoint.tmp")
-        os.replace(folder / "checkpoint.tmp", checkpoint)
+        resume.write(state, checkpoint)
 
     columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         Progress(*columns, TextColumn("{task.fields[terms]}")) as bar,
-        (folder / "loss.jsonl").open("a") as curve,
+        (folder / CURVE).open("a") as curve,
+        resume.unbroken_steps() as stopped,
     ):
         task = bar.add_task(name, total=steps, completed=first, terms="")
         for step in range(first, steps):
@@ -89,7 +104,7 @@ def run(
                 save(step + 1)
                 saved_at = time.monotonic()
             over = budget_minutes is not None and time.monotonic() - began > budget_minutes * 60
-            if over and step + 1 < steps:
+            if (over or stopped()) and step + 1 < steps:
                 save(step + 1)
                 return None
     save(steps)

@@ -70,18 +70,6 @@ def check_num_inference_steps(num_inference_steps: int) -> None:
         raise InputError(f"num_inference_steps={num_inference_steps} must lie in 1..1000: 28 is a good start")
 
 
-def check_device(name: str) -> None:
-    """`name` is a device of this machine that holds numbers."""
-    import torch
-
-    try:
-        if torch.empty(0, device=name).is_meta:
-            raise InputError("device 'meta' holds no numbers: try cpu")
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {name!r} cannot be used ({reason}): try cpu") from error
-
-
 def check_flag(name: str, value: object) -> None:
     """Yes, no, or None where that is left to the default."""
     if value is not None and not isinstance(value, bool):

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from magic141 import arguments, stages, video
+from magic141.device import check_device
 from magic141.errors import InputError
 from magic141.longvideo_plan import FPS, Plan
 from magic141.presets import LAB
@@ -77,7 +78,7 @@ def load(folder: Path, device: str | None, precision: Precision) -> "Magic141Pip
     from magic141.pipeline import Magic141Pipeline
 
     target = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    arguments.check_device(target)
+    check_device(target)
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     # Not the VAE: in bfloat16 a pixel is wrong by up to a grey level, and decoding takes little of the time.

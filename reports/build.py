@@ -127,7 +127,12 @@ def _long(cells: Sequence[Row]) -> tuple[dict[str, Any], list[str]]:
     """What the section on long video shows, and what went wrong."""
     drifts, problems = longvideo.drifts(cells)
     found, lost = longvideo.videos(cells, LONG_BYTES)
-    scores = dict.fromkeys(name for drift in drifts for name in drift.curves)
+    asked = dict.fromkeys(
+        (longvideo.asked(drift), score)
+        for score in dict.fromkeys(name for drift in drifts for name in drift.curves)
+        for drift in drifts
+        if score in drift.curves
+    )
     return {
         "long_videos": found,
         "paces": longvideo.paces(cells),
@@ -137,8 +142,8 @@ def _long(cells: Sequence[Row]) -> tuple[dict[str, Any], list[str]]:
         ],
         "drifts": drifts,
         "drift_figures": [
-            Markup(longvideo.draw_drift(score, drifts, f"drift-{index}"))
-            for index, score in enumerate(scores)
+            Markup(longvideo.draw_drift(score, drifts, f"drift-{index}", of))
+            for index, (of, score) in enumerate(asked)
         ],
     }, problems + lost
 

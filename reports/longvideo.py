@@ -88,6 +88,7 @@ class Drifts:
     row: Row
     window_seconds: float
     curves: Mapping[str, np.ndarray]
+    videos: int
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def _drifts(row: Row, samples: Sequence[dict[str, Any]]) -> Drifts:
             continue
         sums = np.where(known, table, 0.0).sum(0)
         curves[name] = np.divide(sums, known.sum(0), out=np.full(len(sums), math.nan), where=known.any(0))
-    return Drifts(row, float(samples[0]["window_seconds"]), curves)
+    return Drifts(row, float(samples[0]["window_seconds"]), curves, len(samples))
 
 
 def videos(rows: Sequence[Row], room: int) -> tuple[list[Video], list[str]]:
@@ -207,8 +208,14 @@ def titled(score: str, found: Sequence[Drifts] = ()) -> str:
     return f"{score} ({unit})" if unit else score
 
 
-def draw_drift(score: str, found: Sequence[Drifts], name: str) -> str:
-    """One score over the windows of every cell; references are dashed."""
+def asked(drift: Drifts) -> tuple[str, tuple[int, ...]]:
+    """Prompts and seeds: curves of others are of other videos, and truth's are no scale for them."""
+    record = drift.row.record
+    return (record.prompts.sha256 if record and record.prompts else "", record.seeds if record else ())
+
+
+def draw_drift(score: str, found: Sequence[Drifts], name: str, of: tuple[str, tuple[int, ...]]) -> str:
+    """One score over the windows of every cell that was asked what `of` says; references are dashed."""
     with svg.style():
         figure = Figure(figsize=(3.6, 2.4), layout="constrained")
         axes = figure.subplots()
@@ -216,7 +223,7 @@ def draw_drift(score: str, found: Sequence[Drifts], name: str) -> str:
         # The longest first: shorter ones, which may begin alike, lie on it and not under it.
         for index, drift in sorted(enumerate(found), key=lambda entry: -(entry[1].row.long or 0.0)):
             values = drift.curves.get(score)
-            if values is None:
+            if values is None or asked(drift) != of:
                 continue
             reference = drift.row.reference
             axes.plot(
@@ -226,7 +233,8 @@ def draw_drift(score: str, found: Sequence[Drifts], name: str) -> str:
             )  # fmt: skip
             known = values[np.isfinite(values)]
             said.append(f"{drift.row.label}: {text.number(known[0])} to {text.number(known[-1])}")
-        title = titled(score, found)
+        counts = sorted({drift.videos for drift in found if asked(drift) == of})
+        title = f"{titled(score, found)}, n = {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))}"
         axes.set_title(title, color=svg.INK)
         axes.set_xlabel("seconds into the video")
         axes.grid(axis="y")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from transformers import CLIPModel, PreTrainedTokenizerFast
 from magic141.conditioning import encode_ids, known_channels, prior, tokenize, unit, visible
 from magic141.errors import InputError
 from magic141.presets import LAB
+from magic141.resume import DAMAGED
 from magic141.scheduler import interpolate, shift_time
 from magic141.train.latents import LatentSet
 from magic141.transformer import Magic141Transformer3DModel, Magic141TransformerOutput
@@ -138,19 +138,6 @@ def worn(given: Tensor, most: float, generator: torch.Generator) -> Tensor:
     return given + strength.to(given.device) * normal(given, generator)
 
 
-_OF_NO_DENOISER = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    UnpicklingError,
-)
-"""What torch raises for a file that is not its own, or holds something else."""
-
-
 def read_denoiser(
     path: Path, image_condition_type: str | None = LAB.transformer.image_condition_type
 ) -> Denoiser:
@@ -158,7 +145,7 @@ def read_denoiser(
     denoiser = Denoiser(image_condition_type)
     try:
         denoiser.load_state_dict(torch.load(path, weights_only=True))
-    except _OF_NO_DENOISER as error:
+    except DAMAGED as error:
         raise InputError(f"{path} is no denoiser: name the denoiser.pt that stage t2i or i2v left") from error
     return denoiser
 

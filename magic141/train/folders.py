@@ -22,7 +22,10 @@ def same_plan(folder: Path, asked: dict[str, Any], remedy: str = "give this one 
     """
     path = folder / PLAN
     if path.exists():
-        old = json.loads(path.read_text("utf-8"))
+        try:
+            old = json.loads(path.read_text("utf-8"))
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path} is damaged: delete {folder} to begin anew, or {remedy}") from error
         for name, value in asked.items():
             if name not in old:
                 raise InputError(

@@ -29,6 +29,7 @@ from magic141.data.factors import FRAME_SIZE
 from magic141.data.render import masks, render
 from magic141.data.world import Scene, World
 from magic141.errors import InputError
+from magic141.resume import damaged
 from magic141.train.loop import autocast
 from magic141.train.vae import to_model
 
@@ -114,12 +115,15 @@ def open_set(folder: Path, spec: SetSpec, count: int, mode: Mode = "r") -> Laten
     }
     where = folder / spec.folder
     where.mkdir(parents=True, exist_ok=True)
-    arrays = {
-        name: np.lib.format.open_memmap(where / f"{name}.npy", mode, dtype, shape)
-        if mode == "w+"
-        else np.load(where / f"{name}.npy", mmap_mode=mode)[:count]  # rows beyond may not be written yet
-        for name, (shape, dtype) in shapes.items()
-    }
+    try:
+        arrays = {
+            name: np.lib.format.open_memmap(where / f"{name}.npy", mode, dtype, shape)
+            if mode == "w+"
+            else np.load(where / f"{name}.npy", mmap_mode=mode)[:count]  # rows beyond may not be written yet
+            for name, (shape, dtype) in shapes.items()
+        }
+    except (OSError, ValueError, EOFError) as error:
+        raise damaged(where, error) from error
     return LatentSet(spec, **arrays)
 
 
@@ -135,7 +139,10 @@ def encode_set(
     """
     marker = folder / spec.folder / "done.json"
     made_by = encoders_sha256(vae, clip)
-    found: dict[str, Any] = json.loads(marker.read_text()) if marker.exists() else {}
+    try:
+        found: dict[str, Any] = json.loads(marker.read_text()) if marker.exists() else {}
+    except json.JSONDecodeError as error:
+        raise damaged(marker.parent, error) from error
     done = found.get("rows", 0)
     if found.get("encoders", made_by) != made_by:
         raise InputError(

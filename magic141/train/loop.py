@@ -2,7 +2,8 @@
 
 Progress is counted in samples; with a budget in minutes, whichever ends first ends the run, and the learning rate
 follows the same progress (warm-up, stable, decay), so that a five-minute run is a whole small training. A checkpoint
-every few minutes holds all that a resumed run needs; the batch of step n is drawn from (seed, n) alone.
+every few minutes, and at the end by a signal, holds all that a resumed run needs; the batch of step n is drawn from
+(seed, n) alone.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from magic141 import resume
 from magic141.errors import InputError, TrainingDiverged
 from magic141.precision import native_bfloat16
 from magic141.train.muon import Muon
@@ -147,15 +148,20 @@ def fit(
         return max(seen.samples / settings.samples, seen.seconds / 60 / settings.budget_minutes)
 
     if path.exists():
-        saved = torch.load(path, weights_only=True, map_location=settings.device)
+        saved = resume.read(path, settings.device)
         _check_same(saved.get("asked"), asked, path)
-        model.load_state_dict(saved["model"])
-        average.load_state_dict(saved["average"])
-        for solver, state in zip(solvers, saved["solvers"], strict=True):
-            solver.load_state_dict(state)
-        seen = Progressed(**saved["seen"])
-        # Of a run made longer, the points of its new length that lie behind it.
-        kept = min(saved["kept"], int(min(done(), 1.0) * settings.snapshots))
+        try:
+            model.load_state_dict(saved["model"])
+            average.load_state_dict(saved["average"])
+            for solver, state in zip(solvers, saved["solvers"], strict=True):
+                solver.load_state_dict(state)
+            seen = Progressed(**saved["seen"])
+            # Of a run made longer, the points of its new length that lie behind it.
+            kept = min(saved["kept"], int(min(done(), 1.0) * settings.snapshots))
+        except resume.DAMAGED as error:
+            raise resume.damaged(path, error) from error
+    curve = settings.out / "loss.jsonl"
+    resume.rewind(curve, seen.step)
 
     def save() -> None:
         state = {
@@ -166,14 +172,13 @@ def fit(
             "kept": kept,
             "asked": asked,
         }
-        torch.save(state, path.with_suffix(".tmp"))
-        os.replace(path.with_suffix(".tmp"), path)
+        resume.write(state, path)
 
     first = seen.step
     started, last_save = time.monotonic() - seen.seconds, time.monotonic()
     last_terms, lost = dict[str, Tensor](), 0
     model.train()
-    with _bar(settings.out.name) as show, (settings.out / "loss.jsonl").open("a") as log:
+    with _bar(settings.out.name) as show, curve.open("a") as log, resume.unbroken_steps() as stopped:
         while True:
             if seen.step > first:
                 seen.seconds = time.monotonic() - started
@@ -215,7 +220,9 @@ def fit(
             if time.monotonic() - last_save > settings.checkpoint_minutes * 60:
                 save()
                 last_save = time.monotonic()
-    save()
+            if stopped():
+                break
+        save()
     return cast(Model, average.module.cpu()), seen
 
 

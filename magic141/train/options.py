@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from magic141 import arguments
+from magic141.device import check_device
 
 CLIPS_STORED = 12_000
 """Clips that are encoded for training unless the command line asks for more; images and long clips in proportion."""
@@ -53,6 +53,6 @@ def use(device: str, threads: int) -> None:
     """Compute on `device`, with so many CPU threads. Raises InputError for a device that is not there."""
     import torch
 
-    arguments.check_device(device)
+    check_device(device)
     if threads:
         torch.set_num_threads(threads)

@@ -159,3 +159,21 @@ def test_influence_is_the_derivative(rng):
 def test_bad_input_is_named(call, says):
     with pytest.raises(InputError, match=says):
         call()
+
+
+@pytest.mark.parametrize("spectrum", ["white", "1/i", "1/i^2"])
+def test_at_four_clips_a_number_the_parabola_is_hardly_biased_and_its_interval_holds(rng, spectrum):
+    width, scale = 32, 1.1
+    variance = {
+        "white": np.ones(width),
+        "1/i": 1 / np.arange(1, width + 1),
+        "1/i^2": 1 / np.arange(1, width + 1) ** 2,
+    }
+    spread = variance[spectrum] * width / variance[spectrum].sum()
+    exact = Moments(10**9, np.zeros(width), np.diag(spread) * (10**9 - 1))
+    truth = (scale - 1) ** 2 * width
+    samples = [rng.normal(size=(4 * width, width)) * np.sqrt(spread) * scale for _ in range(60)]
+    line, parabola = ([extrapolated(x, exact, degree=degree, draws=2) for x in samples] for degree in (1, 2))
+    bias = [abs(np.mean([found.value for found in many]) - truth) for many in (line, parabola)]
+    assert bias[1] < max(0.5 * bias[0], 0.2)
+    assert np.mean([found.low <= truth <= found.high for found in parabola]) >= 0.8

@@ -63,6 +63,13 @@ def test_accents_are_the_same_on_their_letter_and_off_it(tmp_path, forms):
         ("p.csv", "file,prompt\na,b\na,c\n", "named twice"),
         ("p.jsonl", "{", "line 1 is not JSON"),
         ("p.jsonl", "[1]", "must be a JSON object"),
+        (
+            "p.jsonl",
+            '{"file": "a", "prompt": "b", "seed": ' + "1" * 5000 + "}",
+            "line 1 is not JSON that can be",
+        ),
+        ("p.jsonl", "[" * 100_000, "line 1 is not JSON that can be read"),
+        ("p.csv", 'file,prompt\na,"' + "b" * 140_000, "p.csv is no table .*quotation mark"),
         ("p.txt", "", "must be .csv or .jsonl"),
     ],
 )

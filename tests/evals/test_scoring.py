@@ -15,6 +15,7 @@ from evals.appearance import MEASURES, measure
 from evals.catalogue import VBENCH_METRICS
 from evals.clip_scores import ClipJudge
 from evals.clips import find, frames
+from evals.exam import Answer
 from evals.fvd import PROTOCOLS, Extractor
 from evals.scoring import FvdRequest, Request, Wanted, check_names, score_clips
 from evals.vbench_networks import Network
@@ -224,6 +225,23 @@ def test_eighty_columns_hold_the_names_and_values_of_known_clips():
     assert none.split() == ["none", *["-"] * 8]
 
 
+def test_eighty_columns_tell_the_scores_of_an_exam_apart():
+    console = Console(width=80, file=io.StringIO())
+    names = "accuracy-background", "accuracy-backwards", "oracle-colour-drift"
+    harms = "blur", "drop", "duplicate", "flicker", "freeze", "shuffle", "slow", "wrong-colour"
+    answers = [Answer(name, harm, "higher", (1.0, 0.0), -1.0, -5.0) for name in names for harm in harms]
+    command.show_exam(answers, console)
+    assert [line.split()[0] for line in console.file.getvalue().splitlines()[-3:]] == list(names)
+
+
+def test_drift_goes_on_after_a_clip_that_cannot_be_read(folder, tmp_path):
+    done = run("drift", folder, "--window", "4")
+    said = " ".join(done.output.split())
+    assert done.exit_code == 1
+    assert "empty.mp4: failed:" in said
+    assert "brightness" in said
+
+
 def test_what_fails_shows_in_the_exit_code(folder, tmp_path):
     done = run("score", folder, "-o", tmp_path / "s.json", "--metrics", "flow")
     assert done.exit_code == 1
@@ -256,11 +274,19 @@ def test_what_fails_shows_in_the_exit_code(folder, tmp_path):
         ),
         (["{clips}", "--images", "{clips}/empty.mp4"], "no folder"),
         (["{clips}", "--prompts", "none.csv"], "cannot read prompts"),
+        (
+            ["{clips}", "--metrics", "clip-text"],
+            "clip-text compares clips with something else: give --prompts",
+        ),
+        (["{clips}", "--metrics", "clip-image"], "give --images"),
+        (["{clips}", "--metrics", "aesthetic", "--device", "cuda:99"], "device 'cuda:99' cannot be used"),
+        (["{clips}", "--csv", "{output}"], "name two files"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_decoded(folder, tmp_path, args, says):
     output = tmp_path / "s.json"
-    done = run("score", *[arg.replace("{clips}", str(folder)) for arg in args], "-o", output)
+    words = [arg.replace("{clips}", str(folder)).replace("{output}", str(output)) for arg in args]
+    done = run("score", *words, "-o", output)
     assert isinstance(done.exception, InputError)
     assert says in str(done.exception)
     assert not output.exists()
@@ -270,5 +296,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_networks_are_loaded(
     folder, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(ClipJudge, "load", lambda *_: pytest.fail("loaded it"))
-    done = run("score", folder, "-o", tmp_path / "none" / "s.json", "--metrics", "clip-text")
+    (tmp_path / "p.csv").write_text("file,prompt\n0,a ring\n", encoding="utf-8")
+    wanted = ["--metrics", "clip-text", "--prompts", tmp_path / "p.csv"]
+    done = run("score", folder, "-o", tmp_path / "none" / "s.json", *wanted)
     assert "cannot write" in str(done.exception)

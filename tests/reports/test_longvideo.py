@@ -8,7 +8,7 @@ import pytest
 from bench.records import Clip, Memory, Score, Timing, Windows, write_samples
 from reports.build import build
 from reports.load import load
-from reports.longvideo import drifts, lengths, titled, videos
+from reports.longvideo import asked, draw_drift, drifts, lengths, titled, videos
 from reports.rows import rows
 
 PACE = Windows(
@@ -87,6 +87,19 @@ def test_curves_are_means_over_videos(run):
     assert curves["colour"][:2].tolist() == [1.0, 0.9]
     assert curves["colour"][2] != curves["colour"][2]  # no video has it
     assert "speed-variation" not in curves
+
+
+def test_curves_of_other_prompts_have_a_figure_and_a_truth_of_their_own(run):
+    found = drifts(rows(load([run])))[0]
+    others = [replace(found[0].row, record=found[0].row.record.model_copy(update={"seeds": (7,)}))]
+    all_of_them = [*found, replace(found[0], row=others[0], videos=1)]
+    drawn = [
+        draw_drift("colour", all_of_them, f"d{n}", of) for n, of in enumerate(map(asked, all_of_them[-2:]))
+    ]
+    assert "colour, n = 2, by window" in drawn[0]
+    assert "colour, n = 1, by window" in drawn[1]
+    assert "truth" in drawn[0]
+    assert "truth" not in drawn[1]
 
 
 def test_lost_curves_are_named(run, make):

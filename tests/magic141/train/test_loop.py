@@ -1,3 +1,6 @@
+import json
+import signal
+
 import pytest
 import torch
 from torch import nn
@@ -55,6 +58,29 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     found, seen = fit(model, loss, always)
     assert halted
     assert seen.step == 40
+    for a, b in zip(found.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_an_interrupt_keeps_all_that_was_learned(tmp_path):
+    model, loss = problem()
+    expected, _ = fit(model, loss, options(tmp_path / "whole", 32 * 40))
+    model, loss = problem()
+
+    def interrupted(step, generator):
+        if step == 24:
+            signal.raise_signal(signal.SIGINT)
+        return loss(step, generator)
+
+    rare = options(tmp_path / "cut", 32 * 40)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, interrupted, rare)
+    curve = tmp_path / "cut" / "loss.jsonl"
+    with curve.open("a") as lost:  # as of steps that a kill has lost
+        lost.write('{"step": 30, "loss": 1}\n')
+    found, seen = fit(*problem(), rare)
+    assert seen.step == 40
+    assert [json.loads(line)["step"] for line in curve.read_text().splitlines()] == [10, 20, 30, 40]
     for a, b in zip(found.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(a, b)
 
