@@ -12,6 +12,7 @@ import gc
 import importlib
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.util
 import os
 import signal
 import sys
@@ -198,12 +199,14 @@ def _enter(
     except BaseException:
         _say(traceback.print_exc)
     finally:
+        # Semaphores, as a progress bar has one, would be called leaked. This waits for nobody.
+        _say(multiprocessing.util._run_finalizers, 0)  # type: ignore[attr-defined]
         _say(sys.stdout.flush)
         _say(sys.stderr.flush)
         os._exit(code)
 
 
-def _say(word: Callable[..., object], *words: str) -> None:
+def _say(word: Callable[..., object], *words: object) -> None:
     """What fails where the disk is full, or the system has closed what it prints to; nothing may keep the end off."""
     with contextlib.suppress(Exception):
         word(*words)

@@ -90,7 +90,9 @@ def unbroken_steps() -> Iterator[Callable[[], bool]]:
         for each in before:
             signal.signal(each, before[each])
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # What is ignored, as in the background of a script, stays so; None is a handler that Python cannot put back.
+    before = {number: old for number, old in handlers.items() if old not in (signal.SIG_IGN, None)}
     for number in before:
         signal.signal(number, note)
     try:

@@ -1,4 +1,5 @@
 import gc
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,6 +14,8 @@ import pytest
 
 from bench.errors import RunError
 from bench.isolation import Announcer, Isolation, memory_limit
+
+KEPT: list[object] = []
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +48,10 @@ def linger(folder: Path, announcer: Announcer) -> None:
     grandchild = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     (folder / "grandchild").write_text(str(grandchild.pid))
     print("done")
+
+
+def lock(announcer: Announcer) -> None:
+    KEPT.append(multiprocessing.RLock())
 
 
 def fail(announcer: Announcer) -> None:
@@ -167,6 +174,30 @@ def test_an_import_that_breaks_costs_no_other_system_its_cells(tmp_path: Path) -
         check=False,
     )
     assert (done.stdout, done.returncode) == ("0\n", 0), done.stderr
+
+
+LOCKS = """
+import sys
+from pathlib import Path
+from bench.isolation import Isolation
+from tests.bench.test_isolation import lock
+
+if __name__ == "__main__":
+    print(Isolation([]).call(lock, (), Path(sys.argv[1]) / "log", 60).exit_code)
+"""
+
+
+def test_a_lock_of_a_child_is_not_called_leaked(tmp_path: Path) -> None:
+    """As of a progress bar: Python would warn of it at the end of a run."""
+    (tmp_path / "driver.py").write_text(LOCKS, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "driver.py"), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("0\n", "")
 
 
 INTERRUPTED = """

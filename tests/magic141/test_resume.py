@@ -88,6 +88,16 @@ def test_a_second_signal_does_not_wait():
         work()
 
 
+def test_what_is_ignored_stays_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with resume.unbroken_steps() as stopped:
+            signal.raise_signal(signal.SIGINT)
+            assert not stopped()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_an_error_inside_is_no_signal():
     with pytest.raises(ValueError, match="own"), resume.unbroken_steps():
         raise ValueError("own")
