@@ -190,6 +190,5 @@ class Contract:
     def _make(self, requests: list[Request], stopwatch: measure.Stopwatch | None = None) -> Output:
         output = self._system.generate(requests, systems.Marks(stopwatch or measure.Stopwatch()))
         systems.check_output(output, len(requests))
-        return replace(
-            output, frames=output.frames.copy()
-        )  # it may be a buffer that is filled anew the next time
+        # A copy: it may be a buffer that is filled anew the next time.
+        return replace(output, frames=output.frames.copy())

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from bench.errors import SuiteError, UnsupportedError
 from bench.records import ExamRow, Score
-from bench.systems import Output, Request
+from bench.systems import Output, Request, check_texts
 from magic141.data.factors import FPS, FRAME_SIZE
 
 
@@ -56,9 +56,7 @@ class Scorer(Protocol):
 
 def check_scorer(path: str, scorer: object) -> None:
     """Raises SuiteError where what is named as a scorer has no imports, or no methods to score with."""
-    imports = getattr(scorer, "imports", None)
-    if not isinstance(imports, tuple | list) or not all(isinstance(name, str) for name in imports):
-        raise SuiteError(f"scorer {path}: imports={imports!r} are no names of modules: give a tuple of texts")
+    check_texts(f"scorer {path}", "imports", getattr(scorer, "imports", None), "names of modules")
     for name in ("protocols", "score"):
         if not callable(getattr(scorer, name, None)):
             raise SuiteError(

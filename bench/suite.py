@@ -105,9 +105,7 @@ class SystemSpec(Strict):
             return True
         try:
             system = systems.make(self.adapter, point)
-        except (
-            Magic141Error
-        ):  # no system without the override that is still to come, or a point to refuse later
+        except Magic141Error:  # it needs the override that is still to come, or is a point to refuse later
             return False
         return all(getattr(system, key) == value for key, value in override.when.items())
 

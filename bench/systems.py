@@ -202,12 +202,16 @@ def check_members(path: str, system: System) -> None:
         if not callable(_member(path, system, name)):
             raise SuiteError(f"{path} has no method {name}(): see bench/systems.py for what a system offers")
     for name, absent, what in (("imports", None, "names of modules"), ("flags", (), "words")):
-        found = _member(path, system, name, absent)
-        if not isinstance(found, tuple | list) or not all(isinstance(word, str) for word in found):
-            raise SuiteError(f"{path}: {name}={found!r} are no {what}: give a tuple of texts")
+        check_texts(path, name, _member(path, system, name, absent), what)
     fps = _member(path, system, "fps")
     if not isinstance(fps, int) or isinstance(fps, bool) or fps < 1:
         raise SuiteError(f"{path}: fps={fps!r} is no positive integer: give the frames a second of its clips")
+
+
+def check_texts(owner: str, name: str, found: object, what: str) -> None:
+    """Raises SuiteError unless what `owner` has under `name` is a tuple or list of texts."""
+    if not isinstance(found, tuple | list) or not all(isinstance(word, str) for word in found):
+        raise SuiteError(f"{owner}: {name}={found!r} are no {what}: give a tuple of texts")
 
 
 def _member(path: str, system: System, name: str, absent: object = None) -> object:

@@ -85,10 +85,13 @@ def unbroken_steps() -> Iterator[Callable[[], bool]]:
         return
     came: list[int] = []
 
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
     def note(number: int, frame: FrameType | None) -> None:
         came.append(number)
-        for each in before:
-            signal.signal(each, before[each])
+        restore()
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     # What is ignored, as in the background of a script, stays so; None is a handler that Python cannot put back.
@@ -98,7 +101,6 @@ def unbroken_steps() -> Iterator[Callable[[], bool]]:
     try:
         yield lambda: bool(came)
     finally:
-        for each in before:
-            signal.signal(each, before[each])
+        restore()
     if came:
         signal.raise_signal(came[0])

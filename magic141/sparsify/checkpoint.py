@@ -35,7 +35,7 @@ The weights `{model}` after `python -m magic141 sparsify --model {model} --spars
 | made from | `{model}`, sha256 {source} |
 | sparsity | {sparsity}{criterion}, without recovery |
 | parameters of the transformer | {after:,} bytes in {precision}, {share:.2f} of the {before:,} before |
-| transformer file | {file:,} bytes, scales of int4 included, sha256 {transformer} |
+| transformer on the disk | {file:,} bytes; its weights have sha256 {transformer} |
 
 Other parts are those of `{model}`, copied; its card says how they were trained.
 """
@@ -154,7 +154,7 @@ def write(
 
 
 def _stored_dtype(folder: Path) -> torch.dtype:
-    """Of the first floating tensor in the weights of `folder`."""
+    """Of the weights in `folder`, which are not quantised: of the first of them."""
     import torch
     from safetensors import safe_open
 
